@@ -1,0 +1,59 @@
+/* dataset.h - a list of pictures and the ages of the people in them.
+ *
+ * A data set is what stands in a folder at the moment it is opened: picture files (png, jpg, jpeg, webp, ppm, pgm,
+ * pbm, bmp, tif, tiff, in either case; names beginning with a dot are left out), sorted by the
+ * bytes of their names. A folder that holds FFHQ-Aging's folders of a thousand ("00000",
+ * "01000", ...) and no picture of its own is read as such a set.
+ *
+ * A data set never knows a network: it gives paths, names and ages.
+ *
+ * Ownership  A data_set owns its paths and names; data_set_close() ends it.
+ */
+#ifndef DATA_DATASET_H
+#define DATA_DATASET_H
+
+#include "data/ages.h"
+#include "data/image.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct data_item {
+    char *path;       /* dir/.../name */
+    const char *name; /* inside path: what ages are looked up by */
+    float age;        /* years; -1 when the set was opened without ages */
+} data_item;
+
+typedef struct data_set {
+    int64_t n;
+    data_item *items;  /* sorted by path below the folder */
+    int64_t n_no_file; /* labels whose picture is not in the folder */
+} data_set;
+
+/* How much of every picture is looked at before the first one is used. */
+typedef enum data_check {
+    DATA_CHECK_NAMES,   /* nothing */
+    DATA_CHECK_HEADERS, /* format and size */
+    DATA_CHECK_PIXELS   /* decode all of it */
+} data_check;
+
+/* List a folder. With `ages`, every picture must have one; the error names the first file
+ * without and how many there are. A folder without pictures is an error. Sets from FFHQ-Aging
+ * folders keep the pictures that have a label, when there are labels. */
+ag_status data_set_open(data_set *set, ag_ctx *ctx, const char *dir, const data_ages *ages,
+                        data_check check);
+void data_set_close(data_set *set); /* afterwards zeroed; NULL is fine */
+
+/* Whether a file of this name is taken for a picture. */
+bool data_is_image_name(const char *name);
+
+/* The order in which epoch `epoch` visits n items: a permutation of 0..n-1 that depends on
+ * nothing but seed, epoch and n (Fisher-Yates from AG_DRAW_ORDER), or 0..n-1 without shuffle. */
+void data_order(int64_t *order, uint64_t seed, uint32_t epoch, int64_t n, bool shuffle);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* DATA_DATASET_H */
