@@ -1,9 +1,11 @@
-/* config.h - what a config.json says of a network, as plain numbers.
+/* config.h - the sizes and choices that describe a network, as plain numbers.
  *
- * data/ fills these from a model folder and refuses by name what we do not do; nn/ builds networks
- * from them. Fields carry the keys of the published files (huggingface/diffusers:
- * src/diffusers/models/unets/unet_2d_condition.py, models/autoencoders/autoencoder_kl.py;
- * huggingface/transformers: src/transformers/models/clip/configuration_clip.py). Plain data: copy it.
+ * One struct per network, with the names that its config.json uses where C allows it. A network
+ * never reads a file: data/model_folder.h fills these from JSON, from a single-file checkpoint's
+ * shapes, or a test writes them down. Nothing here owns memory; copy them freely.
+ *
+ * Only what a network can be built from stands here. Every other key of a config.json must hold
+ * its inert value, or the reader refuses it by name.
  */
 #ifndef NN_CONFIG_H
 #define NN_CONFIG_H
@@ -17,58 +19,53 @@ extern "C" {
 
 enum { NN_MAX_LEVELS = 8 };
 
-typedef enum nn_block_type {
-    NN_BLOCK_PLAIN,     /* DownBlock2D, UpBlock2D; DownEncoderBlock2D, UpDecoderBlock2D */
-    NN_BLOCK_CROSS_ATTN /* CrossAttnDownBlock2D, CrossAttnUpBlock2D */
-} nn_block_type;
-
-/* unet/config.json. Lists of the file that give one value stand here once per level. */
+/* UNet2DConditionModel of Stable Diffusion 1.x and 2.x.
+ * Arrays hold n_levels values in the order of the config: index 0 is the finest level for
+ * everything, except up_attention, whose index 0 is the first up block (the coarsest level). */
 typedef struct nn_unet_config {
-    int sample_size; /* latent side the model was made for; 0: not said */
-    int in_channels, out_channels;
+    int64_t sample_size; /* side of the latent the model was made for; 0 when the file has none */
+    int64_t in_channels, out_channels;
     int n_levels;
-    int block_out_channels[NN_MAX_LEVELS];
-    nn_block_type down_block_types[NN_MAX_LEVELS];
-    nn_block_type up_block_types[NN_MAX_LEVELS]; /* in the order of the file: deepest level first */
-    int layers_per_block[NN_MAX_LEVELS];
-    int num_attention_heads[NN_MAX_LEVELS]; /* the file calls it attention_head_dim */
-    int transformer_layers_per_block[NN_MAX_LEVELS];
-    int cross_attention_dim;
-    bool use_linear_projection;
-    bool upcast_attention; /* no effect: scores are always f32 */
-    int norm_num_groups;
+    int64_t block_out_channels[NN_MAX_LEVELS];
+    bool down_attention[NN_MAX_LEVELS]; /* CrossAttnDownBlock2D, else DownBlock2D */
+    bool up_attention[NN_MAX_LEVELS];   /* CrossAttnUpBlock2D, else UpBlock2D */
+    int64_t n_heads[NN_MAX_LEVELS];     /* the file's attention_head_dim: a number of heads */
+    int64_t layers_per_block;
+    int64_t transformer_layers_per_block;
+    int64_t cross_attention_dim;
+    int64_t norm_num_groups;
     double norm_eps;
-    bool flip_sin_to_cos;
-    double freq_shift;
-    int downsample_padding;
-    double mid_block_scale_factor;
-    bool center_input_sample;
+    double freq_shift;             /* of the time embedding */
+    bool flip_sin_to_cos;          /* cos before sin */
+    bool center_input_sample;      /* x <- 2x - 1 first */
+    double mid_block_scale_factor; /* the mid block's residual blocks divide by it */
+    bool use_linear_projection;    /* proj_in and proj_out: [C,C] in the file, else [C,C,1,1] */
+    bool upcast_attention;         /* scores in f32; ours always are */
 } nn_unet_config;
 
-/* vae/config.json */
+/* AutoencoderKL. */
 typedef struct nn_vae_config {
-    int in_channels, out_channels;
+    int64_t sample_size; /* informative */
+    int64_t in_channels, out_channels, latent_channels;
     int n_levels;
-    int block_out_channels[NN_MAX_LEVELS];
-    int layers_per_block; /* of the encoder; the decoder has one more */
-    int latent_channels;
-    int norm_num_groups;
-    int sample_size; /* 0: not said */
-    double scaling_factor;
-    bool use_quant_conv, use_post_quant_conv;
-    bool mid_block_add_attention;
+    int64_t block_out_channels[NN_MAX_LEVELS]; /* finest first */
+    int64_t layers_per_block;                  /* of the encoder; the decoder has one more */
+    int64_t norm_num_groups;
+    double scaling_factor; /* latent for the U-Net = posterior sample * scaling_factor */
+    bool force_upcast;     /* informative: fp16 overflows in the decoder of this model */
 } nn_vae_config;
 
-typedef enum nn_activation { NN_ACT_QUICK_GELU, NN_ACT_GELU } nn_activation;
+typedef enum nn_clip_act { NN_QUICK_GELU, NN_GELU } nn_clip_act;
 
-/* text_encoder/config.json */
+/* CLIPTextModel. */
 typedef struct nn_clip_config {
-    int hidden_size, intermediate_size;
-    int num_hidden_layers, num_attention_heads;
-    nn_activation hidden_act;
+    int64_t vocab_size;
+    int64_t hidden_size, intermediate_size;
+    int64_t num_hidden_layers, num_attention_heads;
+    int64_t max_position_embeddings;
+    int64_t projection_dim; /* unused by the text model, kept for writing; 0 when absent */
     double layer_norm_eps;
-    int max_position_embeddings, vocab_size;
-    bool use_attention_mask; /* the pipeline passes a mask; not set in SD */
+    nn_clip_act hidden_act;
 } nn_clip_config;
 
 #ifdef __cplusplus
