@@ -30,7 +30,7 @@ typedef struct nn_clip_options {
 ag_status nn_clip_text_new(nn_clip_text **out, ag_ctx *ctx, const nn_clip_config *config);
 void nn_clip_text_free(nn_clip_text *net); /* NULL is fine */
 nn_params *nn_clip_text_params(const nn_clip_text *net);
-const nn_clip_config *nn_clip_text_config(const nn_clip_text *net);
+const nn_clip_config *nn_clip_text_config_of(const nn_clip_text *net);
 
 /* ids i64 [N,T], T <= max_position_embeddings -> f32 [N,T,D]. options may be NULL. */
 ag_tensor *nn_clip_text_forward(ag_ctx *ctx, const nn_clip_text *net, ag_tensor *ids,

@@ -50,6 +50,7 @@ typedef struct nn_param {
     int64_t inner[NN_MAX_PARAM_DIMS];
     int64_t numel;
     nn_first first;
+    int64_t index; /* in its registry */
     bool trainable;
     ag_tensor *value; /* NULL before nn_params_alloc */
 } nn_param;
@@ -65,7 +66,8 @@ void nn_params_free(nn_params *params); /* NULL is fine; releases the tensors */
  * begins with what is open, joined by dots, until nn_leave(ps). */
 void nn_enter(nn_params *params, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void nn_leave(nn_params *params);
-const char *nn_here(const nn_params *params); /* the prefix that is open, without the last dot */
+/* The prefix that is open, without its last dot, into text. Returns text. */
+const char *nn_here(const nn_params *params, char *text, size_t size);
 
 /* A parameter of the published shape `dims`. NULL (and the context failed) for a name declared
  * twice, a name or shape too large, or memory refused; NULL once the context has failed. */
@@ -79,8 +81,10 @@ int64_t nn_params_count(const nn_params *params);  /* tensors */
 int64_t nn_params_values(const nn_params *params); /* numbers in all of them */
 nn_param *nn_params_at(const nn_params *params, int64_t i); /* in order of declaration */
 nn_param *nn_params_find(const nn_params *params, const char *name); /* NULL: there is none */
-/* Compare lines "name [dims]" of both layouts: a parameter's published shape as text. */
-const char *nn_param_shape_text(const nn_param *param, char *text, size_t size);
+/* May a stored tensor of this shape be the parameter's value? */
+bool nn_param_takes_shape(const nn_param *param, int n_dims, const int64_t *dims);
+/* "[320,4,3,3]" into text; returns text. */
+const char *nn_shape_text(int n_dims, const int64_t *dims, char *text, size_t size);
 
 /* --- memory and gradients --------------------------------------------------------------------- */
 
