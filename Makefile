@@ -24,7 +24,7 @@ CPPFLAGS += -I. -MMD -MP -D_GNU_SOURCE $(shell $(PKG_CONFIG) --cflags $(PACKAGES
 LDLIBS   += -ldnnl $(shell $(PKG_CONFIG) --libs $(PACKAGES)) -lm
 OMP      := -fopenmp
 
-LIB_SRC := $(sort $(wildcard autograd/*.c autograd/ops/*.c autograd/cpu/*.c nn/*.c optim/*.c data/*.c train/*.c edit/*.c))
+LIB_SRC := $(sort $(wildcard autograd/*.c autograd/ops/*.c autograd/cpu/*.c nn/*.c optim/*.c data/*.c pipeline/*.c train/*.c edit/*.c))
 CLI_SRC := $(sort $(wildcard cli/*.c))
 LIB_OBJ := $(LIB_SRC:%=$(OUT)/%.o)
 CLI_OBJ := $(CLI_SRC:%=$(OUT)/%.o)
