@@ -1,0 +1,48 @@
+/* diffusion.h - the loss of one batch of noisy latents, which every diffusion method shares.
+ *
+ * Rows are given in full (latents, noise, timesteps, context), so the same function serves a
+ * training loop, `agewright probe train` and a test.
+ */
+#ifndef TRAIN_DIFFUSION_H
+#define TRAIN_DIFFUSION_H
+
+#include "nn/unet.h"
+#include "pipeline/noise.h"
+#include "train/options.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { TRAIN_MAX_ROWS = 1024 };
+
+typedef struct train_rows {
+    int64_t n;
+    ag_tensor *latents;       /* f32 [n,h,w,C], scaled */
+    ag_tensor *noise;         /* f32, the same shape; the offset is already in it */
+    const int64_t *timesteps; /* [n], 0 <= t < the schedule's */
+    ag_tensor *context;       /* f32 [n,T,D] */
+} train_rows;
+
+typedef struct train_diffusion {
+    const nn_unet *unet;
+    const pipe_noise *noise;
+    nn_unet_options unet_options;
+    ag_loss_kind loss_kind;
+    double huber_c;
+    double snr_gamma; /* 0: rows weigh the same */
+} train_diffusion;
+
+void train_diffusion_init(train_diffusion *out, const train_options *options, const nn_unet *unet,
+                          const pipe_noise *noise);
+
+/* The weighted loss of each row, f32 [n]:
+ *   x_t = sqrt(abar_t) z + sqrt(1-abar_t) n;  w_t mean((U(x_t, t, c) - target)^2)
+ * AG_EINVAL for a timestep outside the schedule. */
+ag_tensor *train_diffusion_loss(ag_ctx *ctx, const train_diffusion *diffusion, const train_rows *rows);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TRAIN_DIFFUSION_H */

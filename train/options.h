@@ -1,0 +1,81 @@
+/* options.h - everything a diffusion training run can be told, as plain values.
+ *
+ * Field names are the flags' names. The command line fills this struct from a table
+ * (cli/train_flags.c) that holds each flag's default and help; nothing below the table knows about
+ * text. Strings are borrowed from it.
+ */
+#ifndef TRAIN_OPTIONS_H
+#define TRAIN_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "autograd/ops.h"
+#include "optim/optimizer.h"
+#include "optim/schedule.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum train_finetune_mode { TRAIN_DOUBLE_PROMPT, TRAIN_SINGLE_PROMPT } train_finetune_mode;
+typedef enum train_precision { TRAIN_PRECISION_AUTO, TRAIN_PRECISION_NO, TRAIN_PRECISION_BF16, TRAIN_PRECISION_FP16 } train_precision;
+
+typedef struct train_options {
+    /* the model */
+    const char *pretrained_model_name_or_path, *revision, *variant, *tokenizer_name;
+    int64_t tokenizer_max_length; /* 0: the tokenizer's own */
+
+    /* the data */
+    const char *instance_data_dir, *instance_age_path, *instance_prompt;
+    int finetune_mode; /* a train_finetune_mode */
+    int64_t resolution;
+    bool center_crop, random_flip, ignore_exif, no_shuffle;
+
+    /* the run */
+    const char *output_dir, *logging_dir, *report_to;
+    int64_t seed; /* < 0: the clock chose it, and it was printed */
+    int64_t train_batch_size, gradient_accumulation_steps;
+    int64_t num_train_epochs, max_train_steps; /* steps 0: from epochs */
+    int64_t checkpointing_steps, checkpoints_total_limit; /* 0: no limit */
+    const char *resume_from_checkpoint;
+    bool overwrite_output_dir;
+    bool no_cache; /* compute latents and text anew each step */
+    const char *cache_dir;
+
+    /* memory and arithmetic */
+    bool gradient_checkpointing;
+    int mixed_precision; /* a train_precision */
+
+    /* what is trained, and towards what */
+    bool train_text_encoder, torch_rng, same_timestep;
+    double snr_gamma;    /* 0: off */
+    double noise_offset; /* 0: off */
+    int loss_type;       /* an ag_loss_kind */
+    double huber_c;
+    double ema_decay;    /* 0: off */
+    int prediction_type; /* -1: the model's; else a data_prediction */
+
+    /* how */
+    int optimizer; /* an opt_kind */
+    double learning_rate;
+    bool scale_lr;
+    int lr_scheduler; /* an opt_schedule_kind */
+    int64_t lr_warmup_steps;
+    double lr_num_cycles, lr_power;
+    const char *lr_step_rules;
+    double adam_beta1, adam_beta2, adam_weight_decay, adam_epsilon;
+    double max_grad_norm;
+} train_options;
+
+/* The learning rate after --scale_lr (times accumulation and batch). */
+double train_base_lr(const train_options *options);
+opt_config train_opt_config(const train_options *options);
+/* The schedule of a run of `total` updates. */
+opt_schedule train_schedule(const train_options *options, int64_t total);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TRAIN_OPTIONS_H */
