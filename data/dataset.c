@@ -1,0 +1,215 @@
+/* dataset.c - what stands in a folder, sorted, joined with ages, checked before it is used. */
+#include "data/dataset.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+#include "autograd/random.h"
+
+bool data_is_image_name(const char *name)
+{
+    static const char *const endings[] = {".png", ".jpg", ".jpeg", ".webp", ".ppm",
+                                          ".pgm", ".pbm", ".bmp",  ".tif",  ".tiff"};
+    const char *dot = strrchr(name, '.');
+
+    if (!dot || name[0] == '.')
+        return false;
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        if (!strcasecmp(dot, endings[i]))
+            return true;
+    }
+    return false;
+}
+
+void data_set_close(data_set *set)
+{
+    if (!set)
+        return;
+    for (int64_t i = 0; i < set->n; i++)
+        ag_delete(set->items[i].path);
+    ag_delete(set->items);
+    *set = (data_set){0};
+}
+
+/* --- listing -------------------------------------------------------------------------------------- */
+
+static bool is_kind(const char *path, bool folder)
+{
+    struct stat info;
+
+    return stat(path, &info) == 0 && (folder ? S_ISDIR(info.st_mode) : S_ISREG(info.st_mode));
+}
+
+static ag_status set_add(data_set *set, int64_t *room, ag_ctx *ctx, char *path)
+{
+    if (set->n == *room) {
+        const int64_t more = *room ? 2 * *room : 64;
+        data_item *items = ag_grow(ctx, set->items, (size_t)more, sizeof *items, "files of a data set");
+
+        if (!items) {
+            ag_delete(path);
+            return AG_ENOMEM;
+        }
+        set->items = items;
+        *room = more;
+    }
+    set->items[set->n++] = (data_item){.path = path, .name = strrchr(path, '/') + 1, .age = -1.0f};
+    return AG_OK;
+}
+
+static bool is_thousand(const char *name)
+{
+    return strlen(name) == 5 && strspn(name, "0123456789") == 5 && !strcmp(name + 2, "000");
+}
+
+/* Add the pictures of a folder; or, with `thousands`, those of its folders of a thousand. */
+static ag_status set_list(data_set *set, int64_t *room, ag_ctx *ctx, const char *dir, bool thousands)
+{
+    const size_t n = strlen(dir);
+    const char *slash = n && dir[n - 1] == '/' ? "" : "/";
+    DIR *stream = opendir(dir);
+    ag_status status = AG_OK;
+
+    if (!stream)
+        return ag_fail(ctx, AG_EIO, "%s: %s", dir,
+                       errno == ENOTDIR ? "wanted a folder of pictures, this is a file" : strerror(errno));
+    while (status == AG_OK) {
+        const struct dirent *entry;
+        char *path;
+
+        errno = 0;
+        entry = readdir(stream);
+        if (!entry) {
+            if (errno)
+                status = ag_fail(ctx, AG_EIO, "%s: %s", dir, strerror(errno));
+            break;
+        }
+        if (thousands ? !is_thousand(entry->d_name) : !data_is_image_name(entry->d_name))
+            continue;
+        path = ag_printf(ctx, "%s%s%s", dir, slash, entry->d_name);
+        if (!path) {
+            status = AG_ENOMEM;
+        } else if (!is_kind(path, thousands)) {
+            ag_delete(path);
+        } else if (thousands) {
+            status = set_list(set, room, ctx, path, false);
+            ag_delete(path);
+        } else {
+            status = set_add(set, room, ctx, path);
+        }
+    }
+    closedir(stream);
+    return status;
+}
+
+static int compare_paths(const void *a, const void *b)
+{
+    return strcmp(((const data_item *)a)->path, ((const data_item *)b)->path);
+}
+
+/* --- ages and checks ------------------------------------------------------------------------------ */
+
+/* Give every item its age. In a set of thousands those without a label are left out. */
+static ag_status set_join(data_set *set, ag_ctx *ctx, const char *dir, const data_ages *ages,
+                          bool leave_out)
+{
+    const int64_t n_files = set->n;
+    int64_t n_missing = 0, n_kept = 0, n_used = 0, first = -1;
+    bool *used = ag_new(ctx, (size_t)ages->n + 1, sizeof *used, "labels of a data set");
+    ag_status status = AG_OK;
+
+    if (!used)
+        return AG_ENOMEM;
+    for (int64_t i = 0; i < n_files; i++) {
+        const int64_t at = data_ages_find(ages, set->items[i].name);
+
+        if (at < 0) {
+            first = first < 0 ? i : first;
+            n_missing++;
+            continue;
+        }
+        set->items[i].age = ages->ages[at];
+        n_used += !used[at];
+        used[at] = true;
+    }
+    set->n_no_file = ages->n - n_used;
+    if (n_missing && (!leave_out || n_missing == n_files)) {
+        status = ag_fail(ctx, AG_EDATA, "%s: no age for this picture in the labels (%lld of %lld pictures in %s "
+                         "have none)", set->items[first].path, (long long)n_missing, (long long)n_files, dir);
+    } else if (n_missing) {
+        for (int64_t i = 0; i < n_files; i++) {
+            if (data_ages_find(ages, set->items[i].name) >= 0)
+                set->items[n_kept++] = set->items[i];
+            else
+                ag_delete(set->items[i].path);
+        }
+        set->n = n_kept;
+    }
+    ag_delete(used);
+    return status;
+}
+
+static ag_status set_check(const data_set *set, ag_ctx *ctx, data_check check)
+{
+    ag_status status = AG_OK;
+
+    for (int64_t i = 0; i < set->n && status == AG_OK && check != DATA_CHECK_NAMES; i++) {
+        data_image img = {0};
+
+        if (check == DATA_CHECK_HEADERS)
+            status = data_image_probe(NULL, NULL, NULL, ctx, set->items[i].path);
+        else
+            status = data_image_read(&img, ctx, set->items[i].path, DATA_IGNORE_EXIF);
+        data_image_free(&img);
+    }
+    return status;
+}
+
+ag_status data_set_open(data_set *set, ag_ctx *ctx, const char *dir, const data_ages *ages,
+                        data_check check)
+{
+    data_set made = {0};
+    int64_t room = 0;
+    bool thousands = false;
+    ag_status status = set_list(&made, &room, ctx, dir, false);
+
+    if (status == AG_OK && made.n == 0) {
+        thousands = true;
+        status = set_list(&made, &room, ctx, dir, true);
+    }
+    if (status == AG_OK && made.n == 0)
+        status = ag_fail(ctx, AG_EDATA,
+                         "%s: no picture in this folder (png, jpg, jpeg, webp, ppm, pgm, pbm, bmp, tif, tiff)",
+                         dir);
+    if (status == AG_OK)
+        qsort(made.items, (size_t)made.n, sizeof *made.items, compare_paths);
+    if (status == AG_OK && ages)
+        status = set_join(&made, ctx, dir, ages, thousands);
+    if (status == AG_OK)
+        status = set_check(&made, ctx, check);
+    if (status != AG_OK) {
+        data_set_close(&made);
+        return status;
+    }
+    *set = made;
+    return AG_OK;
+}
+
+void data_order(int64_t *order, uint64_t seed, uint32_t epoch, int64_t n, bool shuffle)
+{
+    const ag_draw draw = {.seed = seed, .purpose = AG_DRAW_ORDER, .step = epoch};
+
+    for (int64_t i = 0; i < n; i++)
+        order[i] = i;
+    for (int64_t i = n - 1; shuffle && i > 0; i--) {
+        const int64_t j = ag_draw_integer(&draw, (uint64_t)i, i + 1);
+        const int64_t kept = order[i];
+
+        order[i] = order[j];
+        order[j] = kept;
+    }
+}
