@@ -1,5 +1,8 @@
 /* json.c - bounded helpers over jansson.
  *
+ * A whole number beyond 64 bits (transformers writes model_max_length as 10^30 for "none") makes
+ * all numbers of its file real ones; the getters take whole real numbers as integers.
+ *
  * The writer is our own because jansson prints 0.00085 as 0.00084999999999999995: files should
  * read as people and Python write them. It prints the shortest decimal that reads back.
  */
@@ -56,6 +59,8 @@ ag_status data_json_parse(json_t **out, ag_ctx *ctx, const char *name, const cha
     if (is_deeper_than(text, size, MAX_DEPTH, &line))
         return ag_fail(ctx, AG_EDATA, "%s:%d: nested deeper than %d", name, line, MAX_DEPTH);
     value = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    if (!value && json_error_code(&error) == json_error_numeric_overflow)
+        value = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &error);
     if (!value) {
         if (json_error_code(&error) == json_error_out_of_memory)
             return ag_fail(ctx, AG_ENOMEM, "%s: no memory to read it", name);
