@@ -1,0 +1,47 @@
+/* log.h - what a run tells: a line for people, a CSV and TensorBoard events for programs.
+ *
+ *   notices        lines on standard error
+ *   progress       one line rewritten in place, when standard error is a terminal; silent otherwise
+ *   log.csv        update,epoch,loss,lr,grad_norm,seconds,step_bytes,peak_bytes
+ *   logging_dir/   TensorBoard events (loss, lr, grad_norm), when report_to is "tensorboard"
+ *
+ * After a resume the CSV and the events go on; rows of updates that are made again are cut off the
+ * CSV first.
+ */
+#ifndef TRAIN_LOG_H
+#define TRAIN_LOG_H
+
+#include "autograd/context.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct train_log train_log;
+
+typedef struct train_log_row {
+    int64_t update; /* from 1: updates made */
+    int64_t epoch;
+    double loss, lr, grad_norm;
+    double seconds; /* of this update */
+} train_log_row;
+
+/* output_dir exists. logging_dir is relative to it unless it begins with '/'. report_to: "tensorboard" or
+ * "none". first: updates made already; total: of the run. */
+ag_status train_log_new(train_log **out, ag_ctx *ctx, const char *output_dir, const char *logging_dir,
+                        const char *report_to, const char *what, int64_t first, int64_t total);
+void train_log_free(train_log *log); /* ends the progress line; NULL is fine */
+
+/* One line for people. log may be NULL (before a run has one). */
+void train_note(train_log *log, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Progress of work outside the updates ("latents 12/150"); the same line in place. */
+void train_log_progress(train_log *log, const char *what, int64_t done, int64_t total);
+ag_status train_log_add(train_log *log, ag_ctx *ctx, const train_log_row *row);
+/* Additional scalar for TensorBoard only ("instance_loss"). */
+ag_status train_log_scalar(train_log *log, ag_ctx *ctx, const char *tag, int64_t update, double value);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TRAIN_LOG_H */

@@ -1,0 +1,52 @@
+/* run.h - the loop that every method shares: updates, log, checkpoints, signals, the end.
+ *
+ * A method gives the loss of a micro-step and says how its model is saved. The loop owns the order
+ * of things: resume, update, log, checkpoint, stop. SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the run
+ * after the update in flight, with a checkpoint; a second signal ends it at once.
+ */
+#ifndef TRAIN_RUN_H
+#define TRAIN_RUN_H
+
+#include <jansson.h>
+
+#include "train/clock.h"
+#include "train/log.h"
+#include "train/options.h"
+#include "train/state.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct train_method {
+    const char *name;
+    void *user;
+    train_calendar calendar;
+    /* The loss of a micro-step, f32 []; *rows gets the per-row losses, f32 [R]. */
+    ag_tensor *(*loss)(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows);
+    /* Where row r of a micro-step comes from ("00012.png, prompt 1"), into text. */
+    void (*row_name)(void *user, const train_moment *moment, int64_t micro, int64_t row, char *text, size_t size);
+    /* Called before update `update`, on a new run and after a resume alike; NULL: nothing to do. For draws that
+     * have a past (--torch_rng). */
+    ag_status (*begin)(ag_ctx *ctx, void *user, int64_t update);
+    /* Validation pictures and losses; NULL: none. */
+    ag_status (*validate)(ag_ctx *ctx, void *user, int64_t update);
+    /* Write the trained model into the folder. */
+    ag_status (*save)(ag_ctx *ctx, void *user, const char *folder);
+} train_method;
+
+/* Before anything is loaded: make the output folder (AG_EIO when it cannot be written), refuse one that
+ * holds a newer state unless told to resume or overwrite. */
+ag_status train_prepare_output(ag_ctx *ctx, const train_options *options);
+
+/* Run to the last update and save. `config` is the effective configuration, for model_config.json and the
+ * manifests. AG_ESTOPPED after a signal (the state is saved then); AG_ENUMERIC at the first loss
+ * that is not finite, naming update, sample and tensor. */
+ag_status train_run(ag_ctx *ctx, const train_options *options, const train_method *method, train_state *state,
+                    json_t *config);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TRAIN_RUN_H */
