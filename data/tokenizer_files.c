@@ -198,7 +198,7 @@ static ag_status read_model(data_tokenizer *tok, ag_ctx *ctx, const char *path,
 
 /* --- added tokens ---------------------------------------------------------------------------- */
 
-static const tok_added *find_added(const data_tokenizer *tok, const char *content)
+static tok_added *find_added(const data_tokenizer *tok, const char *content)
 {
     for (int i = 0; i < tok->n_added; i++)
         if (strcmp(tok->added[i].content, content) == 0)
@@ -206,21 +206,30 @@ static const tok_added *find_added(const data_tokenizer *tok, const char *conten
     return NULL;
 }
 
-/* Add one token unless it is there; the first description of a content holds. */
+/* Add one token; a later description of the same content replaces the earlier one, unless that
+ * came from a list of added tokens. */
 static ag_status add_token(data_tokenizer *tok, ag_ctx *ctx, const tok_added *described)
 {
-    tok_added *added;
+    tok_added *added = find_added(tok, described->content);
     int64_t id;
-    size_t n = 0;
 
-    if (described->content[0] == 0 || find_added(tok, described->content))
+    if (described->content[0] == 0 || (added && added->listed && !described->listed))
         return AG_OK;
+    if (added) {
+        char *content = added->content;
+
+        id = added->id;
+        *added = *described;
+        added->content = content;
+        added->id = id;
+        return AG_OK;
+    }
     if (tok->n_added == tok->added_room) {
         const int room = 2 * tok->added_room + 8;
 
         if (room > TOK_MAX_ADDED)
             return ag_fail(ctx, AG_EDATA, "%s: more than %d added tokens", tok->folder,
-                           TOK_MAX_ADDED / 2);
+                           tok->added_room);
         added = ag_grow(ctx, tok->added, (size_t)room, sizeof *added, "added tokens");
         if (!added)
             return AG_ENOMEM;
@@ -238,27 +247,33 @@ static ag_status add_token(data_tokenizer *tok, ag_ctx *ctx, const tok_added *de
     *added = *described;
     added->id = id;
     added->content = ag_strdup(ctx, described->content);
-    added->pattern = NULL;
     if (!added->content)
         return AG_ENOMEM;
     tok->n_added++;
-    if (added->normalized) {
-        if (tok_normalize(&added->pattern, &n, ctx, added->content, strlen(added->content)) !=
-            AG_OK)
-            return ag_status_of(ctx);
-    } else {
-        added->pattern = ag_strdup(ctx, added->content);
-        n = strlen(added->content);
-    }
-    if (!added->pattern)
-        return AG_ENOMEM;
-    added->length = n;
-    added->next = -1;
-    if (n > 0) {
-        int32_t *first = &tok->first_added[added->normalized][(unsigned char)added->pattern[0]];
+    return AG_OK;
+}
 
+/* Once all are known: what is looked for in the text, and the lists by first byte. */
+static ag_status index_added(data_tokenizer *tok, ag_ctx *ctx)
+{
+    for (int i = 0; i < tok->n_added; i++) {
+        tok_added *added = &tok->added[i];
+        int32_t *first;
+        size_t n = strlen(added->content);
+
+        if (!added->normalized)
+            added->pattern = ag_strdup(ctx, added->content);
+        else if (tok_normalize(&added->pattern, &n, ctx, added->content, n) != AG_OK)
+            return ag_status_of(ctx);
+        if (!added->pattern)
+            return AG_ENOMEM;
+        added->length = n;
+        added->next = -1;
+        if (n == 0)
+            continue;
+        first = &tok->first_added[added->normalized][(unsigned char)added->pattern[0]];
         added->next = *first;
-        *first = tok->n_added - 1;
+        *first = i;
     }
     return AG_OK;
 }
@@ -292,10 +307,10 @@ static const char *token_text(const json_t *value)
     return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
 }
 
-/* Is content the text of a named or further special token of the settings? */
-static bool is_special_in(const json_t *settings, const char *content)
+/* Is content the text of a named token of the settings, or, `with_more`, of a further one? */
+static bool is_special_in(const json_t *settings, const char *content, bool with_more)
 {
-    const json_t *more = json_object_get(settings, "extra_special_tokens");
+    const json_t *more = with_more ? json_object_get(settings, "extra_special_tokens") : NULL;
     const char *key;
     json_t *value;
 
@@ -379,7 +394,8 @@ static ag_status list_decoder(token_list *list, ag_ctx *ctx, const char *path,
                                           "0 to %d and an object",
                            path, key, TOK_MAX_ID - 1);
         status = describe_token(&token, ctx, path, key, value,
-                                token_text(value) && is_special_in(settings, token_text(value)));
+                                token_text(value) &&
+                                    is_special_in(settings, token_text(value), false));
         if (status == AG_OK)
             status = append(list, ctx, id, &token);
         if (status != AG_OK)
@@ -398,7 +414,7 @@ static ag_status list_added_file(token_list *list, ag_ctx *ctx, const char *path
     if (!json_is_object(document))
         return ag_fail(ctx, AG_EDATA, "%s: wanted an object of tokens and their ids", path);
     json_object_foreach ((json_t *)document, key, value) {
-        tok_added token = {.content = (char *)key, .special = is_special_in(settings, key)};
+        tok_added token = {.content = (char *)key, .special = is_special_in(settings, key, true)};
 
         if (!json_is_integer(value) || json_integer_value(value) < 0 ||
             json_integer_value(value) >= TOK_MAX_ID)
@@ -433,6 +449,14 @@ static ag_status list_json_added(token_list *list, ag_ctx *ctx, const char *path
     return AG_OK;
 }
 
+static bool is_named(const char *key)
+{
+    for (int i = 0; i < N_NAMED; i++)
+        if (strcmp(named_tokens[i], key) == 0)
+            return true;
+    return false;
+}
+
 /* Add the tokens of the list by id, then the named ones, then further special ones. */
 static ag_status add_tokens(data_tokenizer *tok, ag_ctx *ctx, const char *path,
                             const json_t *settings, token_list *list)
@@ -444,9 +468,11 @@ static ag_status add_tokens(data_tokenizer *tok, ag_ctx *ctx, const char *path,
 
     if (list->n > 0)
         qsort(list->items, list->n, sizeof *list->items, compare_ordered);
-    for (size_t i = 0; i < list->n; i++)
+    for (size_t i = 0; i < list->n; i++) {
+        list->items[i].token.listed = true;
         if (add_token(tok, ctx, &list->items[i].token) != AG_OK)
             return ag_status_of(ctx);
+    }
     for (int i = 0; i < N_NAMED; i++) {
         value = json_object_get(settings, named_tokens[i]);
         if (!value || json_is_null(value))
@@ -458,7 +484,7 @@ static ag_status add_tokens(data_tokenizer *tok, ag_ctx *ctx, const char *path,
     json_object_foreach ((json_t *)settings, key, value) { /* a model's own: "image_token", ... */
         const size_t n = strlen(key);
 
-        if (n <= 6 || strcmp(key + n - 6, "_token") != 0 || !token_text(value))
+        if (n <= 6 || strcmp(key + n - 6, "_token") != 0 || !token_text(value) || is_named(key))
             continue;
         if (describe_token(&token, ctx, path, key, value, true) != AG_OK ||
             add_token(tok, ctx, &token) != AG_OK)
@@ -466,10 +492,10 @@ static ag_status add_tokens(data_tokenizer *tok, ag_ctx *ctx, const char *path,
     }
     for (size_t i = 0; i < json_array_size(more); i++)
         if (describe_token(&token, ctx, path, "extra_special_tokens", json_array_get(more, i),
-                           true) != AG_OK ||
+                           false) != AG_OK ||
             add_token(tok, ctx, &token) != AG_OK)
             return ag_status_of(ctx);
-    return AG_OK;
+    return index_added(tok, ctx);
 }
 
 /* --- settings -------------------------------------------------------------------------------- */

@@ -39,6 +39,7 @@ typedef struct tok_added {
     size_t length; /* of pattern */
     int64_t id;
     bool special;
+    bool listed;      /* described in a list of added tokens, not by a name like bos_token */
     bool normalized;  /* found in the normalized text instead of the raw one */
     bool single_word; /* only where no letter or digit stands beside it */
     bool lstrip, rstrip; /* takes the white space before, after it along */

@@ -8,8 +8,9 @@
  * letters are category L, numbers category N, others neither of them nor white space.
  *
  * Categories, case and composition come from utf8proc (2.8: Unicode 15.0). The library that we
- * must equal knows Unicode 16 categories and Unicode 17 lower case; the tables below are the
- * difference, found by comparing every code point (scripts/golden_tokenizer.py repeats it).
+ * must equal knows Unicode 16 categories, Unicode 17 lower case, and composes by Unicode 9: marks
+ * that are younger neither move nor join there. The tables below are the difference, found by
+ * comparing every code point (scripts/golden_tokenizer.py repeats it).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,8 @@
 #include <utf8proc.h>
 
 #include "data/tokenizer_internal.h"
+
+static const utf8proc_option_t compose_options = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
 
 typedef struct code_range {
     int32_t first, last;
@@ -33,6 +36,21 @@ static const code_range newer_letters[] = {
 static const code_range newer_numbers[] = {
     {0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9}, {0x16130, 0x16139},
     {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9}, {0x1E5F1, 0x1E5FA},
+};
+/* Younger than Unicode 9 with a combining class or a part in a composition; and U+11A7, the code
+ * before the first trailing Hangul letter, which utf8proc 2.8 takes for one and drops. */
+static const code_range newer_marks[] = {
+    {0x7FD, 0x7FD},     {0x897, 0x89F},     {0x8CA, 0x8D3},     {0x9FE, 0x9FE},
+    {0xC3C, 0xC3C},     {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x11A7, 0x11A7},
+    {0x1715, 0x1715},   {0x1ABF, 0x1AFF},   {0x1DF6, 0x1DFA},   {0xA82C, 0xA82C},
+    {0x105C0, 0x105F3}, {0x10D24, 0x10D27}, {0x10D69, 0x10D6D}, {0x10EAB, 0x10EAC},
+    {0x10EFA, 0x10EFF}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85}, {0x11070, 0x11070},
+    {0x1133B, 0x1133B}, {0x11380, 0x113E2}, {0x1145E, 0x1145E}, {0x11839, 0x1183A},
+    {0x11930, 0x11930}, {0x1193D, 0x1193E}, {0x11943, 0x11943}, {0x119E0, 0x119E0},
+    {0x11A34, 0x11A34}, {0x11A47, 0x11A47}, {0x11A99, 0x11A99}, {0x11D42, 0x11D42},
+    {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42}, {0x16100, 0x16139},
+    {0x16D40, 0x16D79}, {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136},
+    {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}, {0x1E5EE, 0x1E5EF},
 };
 static const struct {
     int32_t first, last, step, to; /* first, first + step, ... last go to to, to + step, ... */
@@ -142,9 +160,42 @@ size_t tok_bad_utf8(const char *text, size_t size)
     return size;
 }
 
+/* NFC of text into codes, which has room for its decomposition. Younger marks stand alone: what
+ * comes before and after them is composed by itself. Returns the number of code points, or
+ * utf8proc's negative error. */
+static utf8proc_ssize_t compose(utf8proc_int32_t *codes, utf8proc_ssize_t room, const char *text,
+                                size_t size)
+{
+    utf8proc_ssize_t used = 0;
+    size_t begin = 0, at = 0;
+
+    while (begin < size) {
+        utf8proc_ssize_t n;
+        int32_t code = 0;
+        size_t end = begin;
+
+        for (at = begin; at < size; at = end) {
+            code = code_at(text, size, at, &end);
+            if (is_in(newer_marks, sizeof newer_marks / sizeof *newer_marks, code))
+                break;
+        }
+        n = utf8proc_decompose((const utf8proc_uint8_t *)text + begin,
+                               (utf8proc_ssize_t)(at - begin), codes + used, room - used,
+                               compose_options);
+        if (n > 0)
+            n = utf8proc_normalize_utf32(codes + used, n, compose_options);
+        if (n < 0)
+            return n;
+        used += n;
+        if (at < size)
+            codes[used++] = code;
+        begin = end;
+    }
+    return used;
+}
+
 ag_status tok_normalize(char **out, size_t *out_size, ag_ctx *ctx, const char *text, size_t size)
 {
-    const utf8proc_option_t nfc = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
     utf8proc_int32_t *codes = NULL;
     utf8proc_ssize_t n;
     utf8proc_uint8_t *bytes = NULL;
@@ -152,19 +203,19 @@ ag_status tok_normalize(char **out, size_t *out_size, ag_ctx *ctx, const char *t
     size_t used = 0;
     ag_status status = AG_OK;
 
-    n = utf8proc_decompose((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size, NULL, 0, nfc);
+    n = utf8proc_decompose((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size, NULL, 0,
+                           compose_options);
     if (n < 0)
         return ag_fail(ctx, AG_EDATA, "text: %s", utf8proc_errmsg(n));
     codes = ag_new(ctx, (size_t)n + 1, sizeof *codes, "code points of a text");
     if (!codes)
         return AG_ENOMEM;
-    n = utf8proc_decompose((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size, codes, n, nfc);
-    n = n < 0 ? n : utf8proc_normalize_utf32(codes, n, nfc);
+    n = compose(codes, n, text, size);
     if (n < 0) {
         status = ag_fail(ctx, AG_EDATA, "text: %s", utf8proc_errmsg(n));
         goto out;
     }
-    bytes = ag_new(ctx, 5 * (size_t)n + 1, 1, "normalized text"); /* at most 4 each, 3 for U+0130 */
+    bytes = ag_new(ctx, 4 * (size_t)n + 1, 1, "normalized text");
     if (!bytes) {
         status = AG_ENOMEM;
         goto out;
