@@ -7,7 +7,8 @@
  *   palette  1, 2, 4, 8 bits; the high bytes of the colour map
  *   RGB      8 bits, or the high bytes of 16; associated alpha is divided out
  *   CMYK     8 bits, or the high bytes of 16
- *   YCbCr    through libjpeg when JPEG-compressed, else through libtiff's RGBA reader
+ *   YCbCr    through libjpeg when JPEG-compressed, else through libtiff's RGBA reader (for
+ *            uncompressed files Pillow has a conversion of its own, which may differ by one)
  * Extra samples are dropped; samples may be interleaved or in planes. Anything else (Lab, LogLuv, 12
  * bits) is refused by name.
  */

@@ -5,7 +5,9 @@
  *   weight  of tap t: k((t - centre + 1/2) / f), normalised to sum 1, then 22-bit fixed point rounded
  *           half away from zero
  *   value   clamp((2^21 + sum weight pixel) >> 22)
- * a is the support of the filter k. Doubles are formed in the order Pillow forms them, because a last
+ * a is the support of the filter k. The pass across goes first, unless the height loses more than
+ * twice the pixels that the width loses (Pillow 13; older ones always begin across, and differ in a
+ * last bit for pictures so tall). Doubles are formed in the order Pillow forms them, because a last
  * bit can move a weight.
  *
  * Source  python-pillow/Pillow: src/libImaging/Resample.c, Geometry.c (nearest), by behaviour
@@ -211,27 +213,36 @@ static ag_status resize_nearest(data_image *out, ag_ctx *ctx, const data_image *
 
 static ag_status resize_filtered(data_image *out, ag_ctx *ctx, const data_image *in, data_filter filter)
 {
+    const bool down_first = in->h > out->h && in->h - out->h > 2 * (in->w - out->w);
     axis_taps across = {0}, down = {0};
-    data_image middle = {0}; /* resized across, not yet down */
-    int32_t *sums = NULL;
+    data_image middle = {0}; /* between the passes */
+    int32_t *sums = NULL;    /* [3 w] of the pass down */
     ag_status status = AG_OK;
 
-    if (out->w != in->w) {
+    if (out->w != in->w)
         status = axis_make(&across, ctx, in->w, out->w, filter);
-        if (status == AG_OK && out->h != in->h)
-            status = data_image_new(&middle, ctx, out->w, in->h);
-        if (status != AG_OK)
-            goto out;
-        resize_rows(middle.pixels ? &middle : out, in, &across);
-    }
-    if (out->h != in->h) {
+    if (status == AG_OK && out->h != in->h) {
         status = axis_make(&down, ctx, in->h, out->h, filter);
-        sums = ag_new(ctx, (size_t)out->w * 3, sizeof *sums, "a row of a resize");
+        sums = ag_new(ctx, (size_t)(down_first ? in->w : out->w) * 3, sizeof *sums, "a row of a resize");
         if (!sums)
             status = AG_ENOMEM;
-        if (status != AG_OK)
-            goto out;
-        resize_columns(out, middle.pixels ? &middle : in, &down, sums);
+    }
+    if (status == AG_OK && out->w != in->w && out->h != in->h)
+        status = down_first ? data_image_new(&middle, ctx, in->w, out->h)
+                            : data_image_new(&middle, ctx, out->w, in->h);
+    if (status != AG_OK)
+        goto out;
+
+    if (out->h == in->h) {
+        resize_rows(out, in, &across);
+    } else if (out->w == in->w) {
+        resize_columns(out, in, &down, sums);
+    } else if (down_first) {
+        resize_columns(&middle, in, &down, sums);
+        resize_rows(out, &middle, &across);
+    } else {
+        resize_rows(&middle, in, &across);
+        resize_columns(out, &middle, &down, sums);
     }
 out:
     axis_free(&across);

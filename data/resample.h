@@ -1,8 +1,8 @@
 /* resample.h - resize, crop, flip pictures, and turn them into what a network eats.
  *
- * Resizing gives Pillow's bytes (spec: fading.md, appendix B): two passes, horizontal first, 8 bits
- * between them, weights in 22-bit fixed point, widened by the scale when shrinking (antialiasing).
- * A pass whose size does not change is skipped.
+ * Resizing gives Pillow's bytes: two passes with 8 bits between them, weights in 22-bit fixed point,
+ * widened by the scale when shrinking (antialiasing). A pass whose size does not change is skipped.
+ * Which pass is first follows Pillow 13 (see resample.c).
  *
  * Ownership  Results are new images of the caller (data_image_free); inputs are only read. `out` may be
  *            the address of the input: the old pixels are freed after success.
