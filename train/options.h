@@ -21,6 +21,12 @@ extern "C" {
 typedef enum train_finetune_mode { TRAIN_DOUBLE_PROMPT, TRAIN_SINGLE_PROMPT } train_finetune_mode;
 typedef enum train_precision { TRAIN_PRECISION_AUTO, TRAIN_PRECISION_NO, TRAIN_PRECISION_BF16, TRAIN_PRECISION_FP16 } train_precision;
 
+typedef enum train_prediction {
+    TRAIN_PREDICTION_OF_MODEL,
+    TRAIN_PREDICTION_EPSILON,
+    TRAIN_PREDICTION_V
+} train_prediction;
+
 typedef struct train_options {
     /* the model */
     const char *pretrained_model_name_or_path, *revision, *variant, *tokenizer_name;
@@ -54,7 +60,7 @@ typedef struct train_options {
     int loss_type;       /* an ag_loss_kind */
     double huber_c;
     double ema_decay;    /* 0: off */
-    int prediction_type; /* -1: the model's; else a data_prediction */
+    int prediction_type; /* a train_prediction */
 
     /* how */
     int optimizer; /* an opt_kind */

@@ -1,0 +1,284 @@
+/* run.c - see run.h. */
+#include "train/run.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "autograd/grad.h"
+#include "autograd/ops.h"
+#include "data/file.h"
+#include "data/json.h"
+#include "train/checkpoint.h"
+#include "train/diffusion.h"
+#include "train/nonfinite.h"
+
+/* --- signals --------------------------------------------------------------------------------------- */
+
+/* The one thing a signal handler may touch. */
+static volatile sig_atomic_t stop_signal;
+
+static void on_signal(int number)
+{
+    if (stop_signal)
+        _exit(128 + number); /* asked twice: at once, and no file is touched */
+    stop_signal = number;
+}
+
+static void catch_signals(void)
+{
+    const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
+    struct sigaction action = {.sa_handler = on_signal};
+
+    stop_signal = 0;
+    sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        sigaction(numbers[i], &action, NULL);
+}
+
+/* --- the output folder ------------------------------------------------------------------------------- */
+
+ag_status train_prepare_output(ag_ctx *ctx, const train_options *o)
+{
+    char *probe;
+    FILE *file;
+    int64_t newest;
+
+    if (ag_ctx_device(ctx) == AG_META)
+        return AG_OK;
+    if (data_folder_make(ctx, o->output_dir) != AG_OK)
+        return ag_status_of(ctx);
+    probe = ag_printf(ctx, "%s/.write-test-%ld", o->output_dir, (long)getpid());
+    if (!probe)
+        return ag_status_of(ctx);
+    file = fopen(probe, "wx");
+    if (!file)
+        ag_fail(ctx, AG_EIO, "%s: cannot be written: %s", o->output_dir, strerror(errno));
+    else if (fclose(file) != 0 || remove(probe) != 0)
+        ag_fail(ctx, AG_EIO, "%s: cannot be written: %s", probe, strerror(errno));
+    ag_delete(probe);
+    if (ag_status_of(ctx) != AG_OK || o->resume_from_checkpoint || o->overwrite_output_dir)
+        return ag_status_of(ctx);
+    newest = train_checkpoint_newest(ctx, o->output_dir);
+    if (newest >= 0)
+        return ag_fail(ctx, AG_EINVAL,
+                       "%s holds checkpoint-%lld of an earlier run: --resume_from_checkpoint latest goes on from it, "
+                       "--overwrite_output_dir starts anew",
+                       o->output_dir, (long long)newest);
+    return ag_status_of(ctx);
+}
+
+/* --- what a checkpoint holds ---------------------------------------------------------------------------- */
+
+typedef struct run {
+    ag_ctx *ctx;
+    const train_options *options;
+    const train_method *method;
+    train_state *state;
+    json_t *config;
+    train_log *log;
+    int64_t total;
+    train_entry *entries;
+    char **entry_names; /* those we made */
+    int64_t n_entries, n_entry_names;
+} run;
+
+static void add_entry(run *r, const char *prefix, const char *name, ag_tensor *tensor)
+{
+    char *text = ag_printf(r->ctx, "%s%s", prefix, name);
+
+    if (!text)
+        return;
+    r->entry_names[r->n_entry_names++] = text;
+    r->entries[r->n_entries++] = (train_entry){.name = text, .tensor = tensor};
+}
+
+static ag_status list_entries(run *r)
+{
+    const train_state *s = r->state;
+    const int64_t n_states = opt_state_count(s->opt), room = 2 * s->n + n_states;
+    char name[512];
+
+    r->entries = ag_new(r->ctx, (size_t)room, sizeof *r->entries, "checkpoint");
+    r->entry_names = ag_new(r->ctx, (size_t)room, sizeof *r->entry_names, "checkpoint");
+    if (!r->entries || !r->entry_names)
+        return ag_status_of(r->ctx);
+    for (int64_t i = 0; i < s->n; i++)
+        add_entry(r, "model.", s->names[i], s->params[i]);
+    for (int64_t i = 0; i < n_states; i++) {
+        ag_tensor *tensor = opt_state_at(s->opt, i, name, sizeof name);
+        add_entry(r, "optimizer.", name, tensor);
+    }
+    for (int64_t i = 0; s->ema && i < s->n; i++)
+        add_entry(r, "ema.", s->names[i], opt_ema_at(s->ema, i));
+    return ag_status_of(r->ctx);
+}
+
+static ag_status resume(run *r)
+{
+    ag_ctx *ctx = r->ctx;
+    char *folder = NULL, *passed_over = NULL;
+    int64_t update = 0;
+
+    if (!r->options->resume_from_checkpoint)
+        return AG_OK;
+    if (train_checkpoint_find(&folder, &update, &passed_over, ctx, r->options->output_dir,
+                              r->options->resume_from_checkpoint) == AG_OK) {
+        if (passed_over)
+            train_note(NULL, "not whole, passed over: %s", passed_over);
+        if (!folder)
+            train_note(NULL, "no checkpoint in %s: starting at update 0", r->options->output_dir);
+        else if (train_checkpoint_read(ctx, folder, r->entries, r->n_entries, NULL) == AG_OK) {
+            r->state->update = update;
+            train_note(NULL, "resumed from %s at update %lld", folder, (long long)update);
+        }
+    }
+    ag_delete(folder);
+    ag_delete(passed_over);
+    return ag_status_of(ctx);
+}
+
+static ag_status checkpoint(run *r)
+{
+    return train_checkpoint_write(r->ctx, r->options->output_dir, r->state->update, r->entries, r->n_entries,
+                                  r->config, r->options->checkpoints_total_limit);
+}
+
+/* --- one update -------------------------------------------------------------------------------------------- */
+
+typedef struct micro_step {
+    const run *r;
+    const train_moment *moment;
+    int64_t micro;
+} micro_step;
+
+static ag_tensor *loss_again(ag_ctx *ctx, void *user)
+{
+    const micro_step *m = user;
+    ag_tensor *rows;
+
+    return m->r->method->loss(ctx, m->r->method->user, m->moment, m->micro, &rows);
+}
+
+/* Say which row and which tensor made a loss that is not finite. */
+static ag_status blame(const run *r, const train_moment *moment, int64_t micro, const float *rows, int64_t n)
+{
+    micro_step m = {.r = r, .moment = moment, .micro = micro};
+    char who[512] = "no single row", what[512];
+
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(rows[i])) {
+            r->method->row_name(r->method->user, moment, micro, i, who, sizeof who);
+            break;
+        }
+    train_find_nonfinite(r->ctx, loss_again, &m, what, sizeof what);
+    return ag_fail(r->ctx, AG_ENUMERIC, "update %lld: the loss of %s is not finite; first seen in %s",
+                   (long long)moment->update + 1, who, what);
+}
+
+static ag_status one_micro_step(const run *r, const train_moment *moment, int64_t micro, double *loss_sum)
+{
+    ag_ctx *ctx = r->ctx;
+    const ag_scope scope = ag_scope_open(ctx);
+    float value = 0.0f, rows[TRAIN_MAX_ROWS];
+    ag_tensor *row_losses = NULL;
+    ag_tensor *loss = r->method->loss(ctx, r->method->user, moment, micro, &row_losses);
+
+    if (loss && row_losses && ag_read(ctx, loss, &value, sizeof value) == AG_OK &&
+        ag_read(ctx, row_losses, rows, ag_nbytes(row_losses)) == AG_OK) {
+        if (!isfinite(value))
+            blame(r, moment, micro, rows, ag_numel(row_losses));
+        else
+            /* a short tail of an epoch is divided by the full number all the same */
+            train_state_add(ctx, r->state, loss, 1.0 / (double)r->options->gradient_accumulation_steps);
+        *loss_sum += value;
+    }
+    ag_scope_close(ctx, scope, NULL);
+    return ag_status_of(ctx);
+}
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static ag_status one_update(run *r)
+{
+    const double start = now();
+    const train_moment moment = train_moment_of(&r->method->calendar, r->state->update);
+    train_log_row row = {.update = moment.update + 1, .epoch = moment.epoch};
+    train_update result;
+    double loss_sum = 0.0;
+
+    for (int64_t micro = 0; micro < moment.n_micro; micro++)
+        if (one_micro_step(r, &moment, micro, &loss_sum) != AG_OK)
+            return ag_status_of(r->ctx);
+    if (train_state_update(&result, r->ctx, r->state) != AG_OK)
+        return ag_status_of(r->ctx);
+    row.loss = loss_sum / (double)moment.n_micro;
+    row.lr = result.lr;
+    row.grad_norm = result.grad_norm;
+    row.seconds = now() - start;
+    return train_log_add(r->log, r->ctx, &row);
+}
+
+static bool is_due(const run *r, int64_t every)
+{
+    return every > 0 && r->state->update % every == 0;
+}
+
+static ag_status loop(run *r)
+{
+    while (r->state->update < r->total) {
+        if (one_update(r) != AG_OK)
+            return ag_status_of(r->ctx);
+        if (stop_signal) {
+            if (checkpoint(r) != AG_OK)
+                return ag_status_of(r->ctx);
+            return ag_fail(r->ctx, AG_ESTOPPED, "stopped by signal %d after update %lld; checkpoint-%lld is saved",
+                           (int)stop_signal, (long long)r->state->update, (long long)r->state->update);
+        }
+        if (is_due(r, r->options->checkpointing_steps) && checkpoint(r) != AG_OK)
+            return ag_status_of(r->ctx);
+        if (r->method->validate && r->method->validate(r->ctx, r->method->user, r->state->update) != AG_OK)
+            return ag_status_of(r->ctx);
+    }
+    return AG_OK;
+}
+
+static ag_status write_config(const run *r)
+{
+    char *path = ag_printf(r->ctx, "%s/model_config.json", r->options->output_dir);
+    ag_status status = path ? data_json_write(r->ctx, path, r->config) : ag_status_of(r->ctx);
+
+    ag_delete(path);
+    return status;
+}
+
+ag_status train_run(ag_ctx *ctx, const train_options *options, const train_method *method, train_state *state,
+                    json_t *config)
+{
+    run r = {.ctx = ctx, .options = options, .method = method, .state = state, .config = config};
+
+    r.total = train_total_updates(&method->calendar, options->max_train_steps, options->num_train_epochs);
+    catch_signals();
+    if (write_config(&r) == AG_OK && list_entries(&r) == AG_OK && resume(&r) == AG_OK &&
+        (!method->begin || method->begin(ctx, method->user, state->update) == AG_OK) &&
+        train_log_new(&r.log, ctx, options->output_dir, options->logging_dir, options->report_to, method->name,
+                      state->update, r.total) == AG_OK &&
+        loop(&r) == AG_OK)
+        method->save(ctx, method->user, options->output_dir);
+    train_log_free(r.log);
+    for (int64_t i = 0; i < r.n_entry_names; i++)
+        ag_delete(r.entry_names[i]);
+    ag_delete(r.entry_names);
+    ag_delete(r.entries);
+    return ag_status_of(ctx);
+}

@@ -1,0 +1,361 @@
+/* specialize.c - see specialize.h. */
+#include "train/specialize.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "autograd/ops.h"
+#include "data/dataset.h"
+#include "pipeline/pipeline.h"
+#include "train/diffusion.h"
+#include "train/latents.h"
+#include "train/precision.h"
+#include "train/prompts.h"
+#include "train/run.h"
+
+enum { ROWS_PER_PICTURE = 2 };
+
+typedef struct specialize {
+    const train_options *options;
+    uint64_t seed;
+    data_ages ages;
+    data_set set;
+    pipe_model *model;
+    train_prompts *prompts;
+    int64_t plain;   /* the prompt without an age */
+    int64_t *aged;   /* [set.n], the prompt with it */
+    train_latents *latents;
+    double scale; /* of latents */
+    pipe_noise noise;
+    train_diffusion diffusion;
+    nn_clip_options text_options;
+    train_state *state;
+    train_calendar calendar;
+    int64_t *order; /* [set.n], of epoch order_epoch */
+    int64_t order_epoch;
+    ag_torch_rng torch;  /* --torch_rng */
+    float *torch_values; /* one draw of it */
+} specialize;
+
+/* --- prompts ------------------------------------------------------------------------------------- */
+
+static const char ARTICLE[] = " a ";
+
+char *train_aged_prompt(ag_ctx *ctx, const char *prompt, int64_t age)
+{
+    char insert[64];
+    const size_t n_insert = (size_t)snprintf(insert, sizeof insert, " a %lld year old ", (long long)age);
+    size_t count = 0, at = 0;
+    char *out;
+
+    for (const char *p = prompt; (p = strstr(p, ARTICLE)); p += sizeof ARTICLE - 1)
+        count++;
+    out = ag_new(ctx, strlen(prompt) + count * n_insert + 1, 1, "prompt");
+    if (!out)
+        return NULL;
+    for (const char *p = prompt; *p;) {
+        if (strncmp(p, ARTICLE, sizeof ARTICLE - 1) == 0) {
+            memcpy(out + at, insert, n_insert);
+            at += n_insert;
+            p += sizeof ARTICLE - 1;
+        } else {
+            out[at++] = *p++;
+        }
+    }
+    return out;
+}
+
+static ag_status make_prompts(ag_ctx *ctx, specialize *s)
+{
+    const train_options *o = s->options;
+
+    s->aged = ag_new(ctx, (size_t)s->set.n, sizeof *s->aged, "prompts");
+    if (!s->aged || train_prompts_new(&s->prompts, ctx, (int)o->tokenizer_max_length) != AG_OK)
+        return ag_status_of(ctx);
+    s->plain = train_prompts_add(ctx, s->prompts, o->instance_prompt);
+    for (int64_t i = 0; i < s->set.n && ag_status_of(ctx) == AG_OK; i++) {
+        char *text = train_aged_prompt(ctx, o->instance_prompt, (int64_t)s->set.items[i].age);
+        if (text)
+            s->aged[i] = train_prompts_add(ctx, s->prompts, text);
+        ag_delete(text);
+    }
+    return ag_status_of(ctx);
+}
+
+/* --- the rows of a micro-step ---------------------------------------------------------------------- */
+
+/* The item at a place of the epoch's order. */
+static int64_t item_at(specialize *s, int64_t epoch, int64_t place)
+{
+    if (epoch != s->order_epoch) {
+        data_order(s->order, s->seed, (uint32_t)epoch, s->set.n, !s->options->no_shuffle);
+        s->order_epoch = epoch;
+    }
+    return s->order[place];
+}
+
+/* Normals of shape [n, dims...] for the rows 0..n-1 of a micro-step. */
+static ag_tensor *draw_rows(ag_ctx *ctx, const specialize *s, ag_purpose purpose, uint32_t step, int64_t n,
+                            int n_dims, const int64_t *dims)
+{
+    int64_t keys[TRAIN_MAX_ROWS][4];
+
+    for (int64_t r = 0; r < n; r++) {
+        keys[r][0] = (int64_t)s->seed;
+        keys[r][1] = purpose;
+        keys[r][2] = step;
+        keys[r][3] = r;
+    }
+    return ag_normal(ctx, ag_from_i64(ctx, keys[0], 2, (int64_t[]){n, 4}), n_dims, dims);
+}
+
+typedef struct draws {
+    ag_tensor *posterior; /* [R,h,w,L] */
+    ag_tensor *noise;     /* [B,h,w,L] */
+    int64_t timesteps[TRAIN_MAX_ROWS];
+} draws;
+
+static void draw(ag_ctx *ctx, const specialize *s, uint32_t step, int64_t B, draws *d)
+{
+    const int64_t side = train_latents_side(s->latents), L = train_latents_channels(s->latents);
+    const int64_t dims[] = {side, side, L}, channel[] = {1, 1, L};
+
+    d->posterior = draw_rows(ctx, s, AG_DRAW_POSTERIOR, step, ROWS_PER_PICTURE * B, 3, dims);
+    d->noise = draw_rows(ctx, s, AG_DRAW_NOISE, step, B, 3, dims);
+    if (s->options->noise_offset > 0.0)
+        d->noise = ag_add(ctx, d->noise,
+                          ag_scale(ctx, draw_rows(ctx, s, AG_DRAW_OFFSET, step, B, 3, channel), s->options->noise_offset));
+    for (int64_t r = 0; r < ROWS_PER_PICTURE * B; r++) {
+        const ag_draw key = {.seed = s->seed, .purpose = AG_DRAW_TIMESTEP, .step = step,
+                             .sample = (uint32_t)(s->options->same_timestep ? r % B : r)};
+        d->timesteps[r] = ag_draw_integer(&key, 0, s->noise.n);
+    }
+}
+
+/* The same from PyTorch's generator, in the published program's order: posterior noise, a noise that
+ * is thrown away, the noise, the timesteps. Values come in NCHW order. */
+static ag_tensor *torch_normals(ag_ctx *ctx, specialize *s, int64_t n)
+{
+    const int64_t side = train_latents_side(s->latents), L = train_latents_channels(s->latents);
+
+    ag_torch_randn(&s->torch, s->torch_values, n * side * side * L);
+    return ag_permute(ctx, ag_from_f32(ctx, s->torch_values, 4, (int64_t[]){n, L, side, side}), (int[]){0, 2, 3, 1});
+}
+
+static void draw_torch(ag_ctx *ctx, specialize *s, int64_t B, draws *d)
+{
+    d->posterior = torch_normals(ctx, s, ROWS_PER_PICTURE * B);
+    torch_normals(ctx, s, ROWS_PER_PICTURE * B);
+    d->noise = torch_normals(ctx, s, B);
+    ag_torch_randint(&s->torch, d->timesteps, ROWS_PER_PICTURE * B, 0, s->noise.n);
+}
+
+/* PyTorch's generator has a past: go through the draws of the updates before. */
+static ag_status begin(ag_ctx *ctx, void *user, int64_t update)
+{
+    specialize *s = user;
+
+    if (!s->options->torch_rng)
+        return AG_OK;
+    ag_torch_seed(&s->torch, s->seed);
+    for (int64_t u = 0; u < update && ag_status_of(ctx) == AG_OK; u++) {
+        const train_moment m = train_moment_of(&s->calendar, u);
+        for (int64_t micro = 0; micro < m.n_micro; micro++) {
+            const ag_scope scope = ag_scope_open(ctx);
+            draws unused;
+            draw_torch(ctx, s, train_slice_of(&s->calendar, &m, micro).n, &unused);
+            ag_scope_close(ctx, scope, NULL);
+        }
+    }
+    return ag_status_of(ctx);
+}
+
+static ag_tensor *twice(ag_ctx *ctx, ag_tensor *t)
+{
+    return ag_concat(ctx, t, t, 0);
+}
+
+static ag_tensor *loss(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows)
+{
+    specialize *s = user;
+    const train_slice slice = train_slice_of(&s->calendar, moment, micro);
+    const int64_t B = slice.n;
+    int64_t prompts[TRAIN_MAX_ROWS];
+    ag_tensor *moments = NULL;
+    train_rows batch = {.n = ROWS_PER_PICTURE * B};
+    draws d;
+
+    for (int64_t b = 0; b < B && ag_status_of(ctx) == AG_OK; b++) {
+        const int64_t item = item_at(s, moment->epoch, slice.first + b);
+        ag_tensor *one = train_latents_moments(ctx, s->latents, item, moment->epoch);
+        moments = moments ? ag_concat(ctx, moments, one, 0) : one;
+        prompts[b] = s->options->finetune_mode == TRAIN_DOUBLE_PROMPT ? s->plain : s->aged[item];
+        prompts[B + b] = s->aged[item];
+    }
+    if (s->options->torch_rng)
+        draw_torch(ctx, s, B, &d);
+    else
+        draw(ctx, s, train_draw_step(&s->calendar, moment, micro), B, &d);
+    batch.latents = train_latents_sample(ctx, twice(ctx, moments), d.posterior, s->scale);
+    batch.noise = twice(ctx, d.noise);
+    batch.timesteps = d.timesteps;
+    batch.context = train_prompts_context(ctx, s->prompts, s->model, prompts, batch.n, &s->text_options);
+    *rows = train_diffusion_loss(ctx, &s->diffusion, &batch);
+    return ag_mean(ctx, *rows, AG_ALL_AXES, false);
+}
+
+static void row_name(void *user, const train_moment *moment, int64_t micro, int64_t row, char *text, size_t size)
+{
+    specialize *s = user;
+    const train_slice slice = train_slice_of(&s->calendar, moment, micro);
+    const int64_t item = item_at(s, moment->epoch, slice.first + row % slice.n);
+    const bool plain = row < slice.n && s->options->finetune_mode == TRAIN_DOUBLE_PROMPT;
+
+    snprintf(text, size, "%s with \"%s\"", s->set.items[item].name,
+             train_prompts_text(s->prompts, plain ? s->plain : s->aged[item]));
+}
+
+static ag_status save(ag_ctx *ctx, void *user, const char *folder)
+{
+    specialize *s = user;
+
+    /* who asked for an average wants it in the model */
+    for (int64_t i = 0; s->state->ema && i < s->state->n; i++)
+        ag_copy(ctx, s->state->params[i], opt_ema_at(s->state->ema, i));
+    return pipe_save(ctx, s->model, folder, AG_F32);
+}
+
+/* --- setting up ------------------------------------------------------------------------------------ */
+
+static ag_status check_options(ag_ctx *ctx, const train_options *o)
+{
+    if (o->finetune_mode == TRAIN_DOUBLE_PROMPT && !strstr(o->instance_prompt, ARTICLE))
+        return ag_fail(ctx, AG_EINVAL,
+                       "--instance_prompt \"%s\": wanted the word \" a \" in it, where the age goes (the two prompts of "
+                       "finetune_double_prompt would be equal)",
+                       o->instance_prompt);
+    if (o->train_batch_size * ROWS_PER_PICTURE > TRAIN_MAX_ROWS)
+        return ag_fail(ctx, AG_EINVAL, "--train_batch_size %lld: wanted at most %d", (long long)o->train_batch_size,
+                       TRAIN_MAX_ROWS / ROWS_PER_PICTURE);
+    if (o->torch_rng && o->noise_offset > 0.0)
+        return ag_fail(ctx, AG_EINVAL, "--torch_rng repeats the published program's draws, which has no --noise_offset");
+    return AG_OK;
+}
+
+static ag_status open_data(ag_ctx *ctx, specialize *s)
+{
+    const train_options *o = s->options;
+
+    if (data_ages_open(&s->ages, ctx, o->instance_age_path) != AG_OK ||
+        data_set_open(&s->set, ctx, o->instance_data_dir, &s->ages, DATA_CHECK_HEADERS) != AG_OK)
+        return ag_status_of(ctx);
+    s->order = ag_new(ctx, (size_t)s->set.n, sizeof *s->order, "order of the pictures");
+    s->order_epoch = -1;
+    s->calendar = (train_calendar){.n_samples = s->set.n,
+                                   .batch = o->train_batch_size < s->set.n ? o->train_batch_size : s->set.n,
+                                   .accumulation = o->gradient_accumulation_steps};
+    return ag_status_of(ctx);
+}
+
+/* Encode what stays the same, with only the network in memory that does it. */
+static ag_status fill_caches(ag_ctx *ctx, specialize *s, ag_dtype compute)
+{
+    const train_options *o = s->options;
+    train_latents_options options = {.resolution = o->resolution,
+                                     .center_crop = o->center_crop,
+                                     .random_flip = o->random_flip,
+                                     .ignore_exif = o->ignore_exif,
+                                     .seed = s->seed,
+                                     .compute = compute};
+    char *folder = o->cache_dir ? ag_strdup(ctx, o->cache_dir) : ag_printf(ctx, "%s/cache", o->output_dir);
+    bool needs_vae = true;
+
+    options.folder = o->no_cache ? NULL : folder;
+    if (train_prompts_prepare(ctx, s->prompts, s->model, !o->train_text_encoder) == AG_OK) {
+        if (!o->train_text_encoder)
+            pipe_drop(s->model, PIPE_TEXT);
+        if (pipe_add(ctx, s->model, PIPE_VAE) == AG_OK &&
+            train_latents_new(&s->latents, ctx, &options, &s->set, s->model->vae) == AG_OK)
+            train_latents_fill(ctx, s->latents, NULL, &needs_vae);
+        if (s->model->vae)
+            s->scale = nn_vae_config_of(s->model->vae)->scaling_factor;
+        if (!needs_vae)
+            pipe_drop(s->model, PIPE_VAE);
+    }
+    ag_delete(folder);
+    ag_trim(ctx);
+    return ag_status_of(ctx);
+}
+
+static ag_status open_model(ag_ctx *ctx, specialize *s)
+{
+    const train_options *o = s->options;
+    const pipe_source source = {.model = o->pretrained_model_name_or_path,
+                                .revision = o->revision,
+                                .variant = o->variant,
+                                .tokenizer_name = o->tokenizer_name};
+    const ag_dtype compute = train_compute_dtype(ctx, o->mixed_precision);
+    int64_t values;
+
+    if (ag_status_of(ctx) != AG_OK || pipe_open(&s->model, ctx, &source, PIPE_TEXT | PIPE_TOKENIZER) != AG_OK)
+        return ag_status_of(ctx);
+    if (o->prediction_type != TRAIN_PREDICTION_OF_MODEL)
+        s->model->schedule.prediction_type =
+            o->prediction_type == TRAIN_PREDICTION_V ? DATA_V_PREDICTION : DATA_EPSILON;
+    if (pipe_noise_init(&s->noise, ctx, &s->model->schedule) != AG_OK || fill_caches(ctx, s, compute) != AG_OK ||
+        pipe_add(ctx, s->model, PIPE_UNET) != AG_OK)
+        return ag_status_of(ctx);
+    nn_params_train(ctx, pipe_params(s->model, DATA_UNET), NULL, true);
+    if (o->train_text_encoder)
+        nn_params_train(ctx, pipe_params(s->model, DATA_TEXT_ENCODER), NULL, true);
+    train_diffusion_init(&s->diffusion, o, s->model->unet, &s->noise);
+    s->diffusion.unet_options.compute = compute;
+    s->text_options = (nn_clip_options){.checkpointing = o->gradient_checkpointing, .compute = compute};
+    values = ROWS_PER_PICTURE * s->calendar.batch * train_latents_side(s->latents) * train_latents_side(s->latents) *
+             train_latents_channels(s->latents);
+    if (o->torch_rng)
+        s->torch_values = ag_new(ctx, (size_t)values, sizeof *s->torch_values, "draws");
+    return ag_status_of(ctx);
+}
+
+static ag_status make_state(ag_ctx *ctx, specialize *s)
+{
+    const train_options *o = s->options;
+    const opt_config config = train_opt_config(o);
+    const opt_schedule schedule =
+        train_schedule(o, train_total_updates(&s->calendar, o->max_train_steps, o->num_train_epochs));
+    const train_part parts[] = {{pipe_params(s->model, DATA_UNET), "unet."},
+                                {pipe_params(s->model, DATA_TEXT_ENCODER), "text_encoder."}};
+
+    return train_state_new(&s->state, ctx, parts, o->train_text_encoder ? 2 : 1, &config, &schedule,
+                           o->max_grad_norm, o->ema_decay);
+}
+
+ag_status train_specialize(ag_ctx *ctx, const train_options *options, json_t *config)
+{
+    specialize *s = ag_new(ctx, 1, sizeof *s, "specialize");
+    train_method method = {.name = "specialize", .user = s, .loss = loss, .row_name = row_name, .begin = begin,
+                           .save = save};
+
+    if (!s)
+        return ag_status_of(ctx);
+    s->options = options;
+    s->seed = (uint64_t)options->seed;
+    if (check_options(ctx, options) == AG_OK && train_prepare_output(ctx, options) == AG_OK &&
+        open_data(ctx, s) == AG_OK && make_prompts(ctx, s) == AG_OK && open_model(ctx, s) == AG_OK &&
+        make_state(ctx, s) == AG_OK) {
+        method.calendar = s->calendar;
+        train_run(ctx, options, &method, s->state, config);
+    }
+    train_state_free(s->state);
+    train_latents_free(s->latents);
+    train_prompts_free(s->prompts);
+    pipe_close(s->model);
+    data_set_close(&s->set);
+    data_ages_close(&s->ages);
+    ag_delete(s->aged);
+    ag_delete(s->order);
+    ag_delete(s->torch_values);
+    ag_delete(s);
+    return ag_status_of(ctx);
+}
