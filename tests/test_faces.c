@@ -330,7 +330,7 @@ static void test_age_is_visible(void **state)
 static void test_captions(void **state)
 {
     static const char *const forbidden[] = {"old",   "year", "young", "boy",   "girl",      "baby",
-                                            "child", "kid",  "teen",  "elder", "grey h",    "white h"};
+                                            "child", "kid",  "teen",  "elder", "grey h", "white h"};
     char text[DATA_CAPTION_MAX], same[DATA_CAPTION_MAX], tiny[9];
     int n_plain = 0, n_glasses = 0;
     (void)state;
