@@ -1,0 +1,99 @@
+/* command.c - see command.h. */
+#include "cli/command.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static const char *const DEVICES[] = {"cpu", "cuda", NULL};
+
+const cli_flag cli_device_flags[] = {
+    {.name = "device", .kind = CLI_CHOICE, .offset = offsetof(cli_device, device), .fallback = "cpu",
+     .choices = DEVICES, .help = "where to compute"},
+    {.name = "threads", .kind = CLI_INT, .offset = offsetof(cli_device, threads), .fallback = "0", .value = "N",
+     .low = 0, .high = 1024, .help = "CPU threads; 0: every processor this process may use"},
+    {0},
+};
+
+int cli_exit_code(ag_status status)
+{
+    switch (status) {
+    case AG_OK:
+        return CLI_EXIT_OK;
+    case AG_EINVAL:
+    case AG_ESHAPE:
+        return CLI_EXIT_USAGE;
+    case AG_EIO:
+    case AG_EDATA:
+    case AG_EDTYPE:
+    case AG_EUNSUPPORTED:
+        return CLI_EXIT_DATA;
+    case AG_ENOMEM:
+        return CLI_EXIT_MEMORY;
+    case AG_ENUMERIC:
+        return CLI_EXIT_NOT_FINITE;
+    case AG_EDEVICE:
+        return CLI_EXIT_DEVICE;
+    case AG_ESTOPPED:
+        return CLI_EXIT_STOPPED;
+    }
+    return CLI_EXIT_FAILED;
+}
+
+/* Print the context's failure, if any; its exit code. */
+static int finish(ag_ctx *ctx)
+{
+    const ag_status status = ag_status_of(ctx);
+
+    if (status != AG_OK)
+        fprintf(stderr, "agewright: %s\n", ag_message(ctx));
+    ag_ctx_free(ctx);
+    return cli_exit_code(status);
+}
+
+int cli_run(const cli_syntax *syntax, size_t options_size, size_t device_offset, int argc, char *const *argv,
+            cli_body body)
+{
+    /* flags are read before it is known where to compute; AG_META opens nothing */
+    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = AG_META});
+    void *options = calloc(1, options_size);
+    cli_parsed parsed = {0};
+    int code;
+
+    if (!ctx || !options) {
+        fprintf(stderr, "agewright: out of memory\n");
+        free(options);
+        ag_ctx_free(ctx);
+        return CLI_EXIT_MEMORY;
+    }
+    if (cli_parse(&parsed, options, ctx, syntax, argc, argv) != AG_OK) {
+        fprintf(stderr, "agewright %s: %s\n", syntax->command, ag_message(ctx));
+        code = cli_exit_code(ag_status_of(ctx));
+        ag_ctx_free(ctx);
+    } else if (parsed.help) {
+        cli_print_help(syntax);
+        ag_ctx_free(ctx);
+        code = CLI_EXIT_OK;
+    } else {
+        ag_ctx_options where = {.device = AG_CPU};
+        ag_ctx_free(ctx);
+        if (device_offset != CLI_NO_DEVICE) {
+            const cli_device *device = (const cli_device *)((char *)options + device_offset);
+            where.device = (ag_device)device->device;
+            where.n_threads = (int)device->threads;
+        }
+        ctx = ag_ctx_new(&where);
+        if (!ctx) {
+            fprintf(stderr, "agewright: out of memory\n");
+            code = CLI_EXIT_MEMORY;
+        } else {
+            if (ag_status_of(ctx) == AG_OK)
+                body(ctx, options, &parsed);
+            code = finish(ctx);
+        }
+    }
+    cli_parsed_free(&parsed);
+    free(options);
+    if (fflush(stdout) != 0 && code == CLI_EXIT_OK)
+        code = CLI_EXIT_DATA;
+    return code;
+}

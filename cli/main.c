@@ -1,0 +1,55 @@
+/* main.c - agewright COMMAND ... : the list of commands and nothing else. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/command.h"
+#include "cli/version.h"
+
+const cli_command cli_commands[] = {
+    {"specialize", "fine-tune Stable Diffusion on faces of known age (FADING)", cli_specialize},
+    {"sample", "pictures from prompts", cli_sample},
+    {"pretrain", "train a small model of drawn faces from scratch", cli_pretrain},
+    {"init", "write a model folder with random weights", cli_init},
+    {"convert", "between diffusers folders and single files, between precisions", cli_convert},
+    {"faces", "draw a data set of faces with ages", cli_faces},
+    {"inspect", "what a weight file, checkpoint, model or data set holds", cli_inspect},
+    {"plan", "memory and time of a command before it runs", cli_plan},
+    {"probe", "run one part on given tensors, to compare it with anything", cli_probe},
+    {"doctor", "what hardware and libraries are used", cli_doctor},
+    {NULL, NULL, NULL},
+};
+
+static void print_usage(FILE *to)
+{
+    fprintf(to, "agewright %s: train and run models of how a face ages\n\nusage: agewright COMMAND [flags]\n\n",
+            CLI_VERSION);
+    for (const cli_command *c = cli_commands; c->name; c++)
+        fprintf(to, "  %-12s %s\n", c->name, c->summary);
+    fprintf(to, "\nagewright COMMAND --help lists a command's flags. Exit codes: 0 done, 2 usage, 3 files, 4 memory,\n"
+                "5 a number that is not finite, 6 device, 8 stopped by a signal with a checkpoint, 1 anything else.\n");
+}
+
+int main(int argc, char **argv)
+{
+    const char *names[64];
+    const char *near;
+    int n = 0;
+
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        print_usage(argc < 2 ? stderr : stdout);
+        return argc < 2 ? CLI_EXIT_USAGE : CLI_EXIT_OK;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("agewright %s\n", CLI_VERSION);
+        return CLI_EXIT_OK;
+    }
+    for (const cli_command *c = cli_commands; c->name; c++) {
+        if (strcmp(argv[1], c->name) == 0)
+            return c->run(argc - 2, argv + 2);
+        names[n++] = c->name;
+    }
+    near = cli_nearest(argv[1], names, n);
+    fprintf(stderr, "agewright: %s: no such command%s%s; agewright --help lists them\n", argv[1],
+            near ? "; did you mean " : "", near ? near : "");
+    return CLI_EXIT_USAGE;
+}

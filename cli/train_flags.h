@@ -1,0 +1,27 @@
+/* train_flags.h - the flags of diffusion training, shared by the commands that train or foresee training. */
+#ifndef CLI_TRAIN_FLAGS_H
+#define CLI_TRAIN_FLAGS_H
+
+#include "cli/flags.h"
+#include "train/options.h"
+
+/* Each table fills a train_options. */
+extern const cli_flag cli_model_flags[];        /* which model */
+extern const cli_flag cli_data_flags[];         /* pictures, ages, prompts */
+extern const cli_flag cli_run_flags[];          /* output, length, batches, checkpoints, seed */
+extern const cli_flag cli_objective_flags[];    /* what is trained, and the loss */
+extern const cli_flag cli_optimizer_flags[];    /* rate, schedule, AdamW, clipping */
+
+/* Flags of the original programs that do nothing here. They are taken, so that published commands run,
+ * and each one given is named in a notice. */
+typedef struct cli_unused {
+    const char *texts[12];
+    bool switches[12];
+} cli_unused;
+extern const cli_flag cli_unused_flags[];
+
+/* Values that no table can check; fills the seed from the clock when none was given. `unused` may be
+ * NULL. */
+ag_status cli_check_train(ag_ctx *ctx, train_options *options, const cli_parsed *parsed);
+
+#endif /* CLI_TRAIN_FLAGS_H */
