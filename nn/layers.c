@@ -1,0 +1,175 @@
+/* layers.c - the small parts networks are made of. See layers.h. */
+#include "nn/layers.h"
+
+#include "nn/init.h"
+
+/* --- linear, convolution, norms ------------------------------------------------------------------ */
+
+void nn_linear_declare(nn_params *params, nn_linear_layer *layer, const char *name, int64_t in,
+                       int64_t out, bool bias, nn_layout layout, bool conv_shape)
+{
+    const nn_first first = nn_first_uniform(in);
+
+    nn_enter(params, "%s", name);
+    layer->weight = nn_declare(params, "weight", layout, first, conv_shape ? 4 : 2,
+                               (int64_t[]){out, in, 1, 1});
+    layer->bias = bias ? nn_declare(params, "bias", NN_AS_IS, first, 1, &out) : NULL;
+    nn_leave(params);
+}
+
+ag_tensor *nn_linear(ag_ctx *ctx, const nn_linear_layer *layer, ag_tensor *x)
+{
+    return ag_linear(ctx, x, layer->weight->value, layer->bias ? layer->bias->value : NULL);
+}
+
+void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, int64_t in, int64_t out,
+                     int kernel, int stride, int pad)
+{
+    const nn_first first = nn_first_uniform(in * kernel * kernel);
+
+    layer->pointwise = kernel == 1 && stride == 1 && pad == 0;
+    layer->opts = (ag_conv_opts){.stride = stride, .pad_top = pad, .pad_bottom = pad, .pad_left = pad,
+                                 .pad_right = pad};
+    nn_enter(params, "%s", name);
+    layer->weight = nn_declare(params, "weight", layer->pointwise ? NN_LINEAR_1X1 : NN_OIHW, first, 4,
+                               (int64_t[]){out, in, kernel, kernel});
+    layer->bias = nn_declare(params, "bias", NN_AS_IS, first, 1, &out);
+    nn_leave(params);
+}
+
+ag_tensor *nn_conv(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x)
+{
+    if (layer->pointwise)
+        return ag_linear(ctx, x, layer->weight->value, layer->bias->value);
+    return ag_conv2d(ctx, x, layer->weight->value, layer->bias->value, layer->opts);
+}
+
+static void norm_declare(nn_params *params, nn_norm_layer *layer, const char *name, int64_t channels,
+                         int groups, double eps)
+{
+    layer->groups = groups;
+    layer->eps = eps;
+    nn_enter(params, "%s", name);
+    layer->weight = nn_declare(params, "weight", NN_AS_IS, nn_first_constant(1.0), 1, &channels);
+    layer->bias = nn_declare(params, "bias", NN_AS_IS, nn_first_constant(0.0), 1, &channels);
+    nn_leave(params);
+}
+
+void nn_group_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name, int64_t channels,
+                           int groups, double eps)
+{
+    if (channels % groups)
+        ag_fail(nn_params_ctx(params), AG_EINVAL, "%s: %lld channels do not make %d groups", name,
+                (long long)channels, groups);
+    norm_declare(params, layer, name, channels, groups, eps);
+}
+
+ag_tensor *nn_group_norm(ag_ctx *ctx, const nn_norm_layer *layer, ag_tensor *x, bool silu)
+{
+    return ag_group_norm(ctx, x, layer->weight->value, layer->bias->value, layer->groups, layer->eps, silu);
+}
+
+void nn_layer_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name, int64_t channels,
+                           double eps)
+{
+    norm_declare(params, layer, name, channels, 0, eps);
+}
+
+ag_tensor *nn_layer_norm(ag_ctx *ctx, const nn_norm_layer *layer, ag_tensor *x)
+{
+    return ag_layer_norm(ctx, x, layer->weight->value, layer->bias->value, layer->eps);
+}
+
+/* --- residual block ------------------------------------------------------------------------------ */
+
+void nn_resnet_declare(nn_params *params, nn_resnet *block, int64_t in, int64_t out, int64_t time_channels,
+                       int groups, double eps, double scale)
+{
+    block->has_shortcut = in != out;
+    block->has_time = time_channels > 0;
+    block->scale = scale;
+    nn_group_norm_declare(params, &block->norm1, "norm1", in, groups, eps);
+    nn_conv_declare(params, &block->conv1, "conv1", in, out, 3, 1, 1);
+    if (block->has_time)
+        nn_linear_declare(params, &block->time_emb_proj, "time_emb_proj", time_channels, out, true, NN_AS_IS,
+                          false);
+    nn_group_norm_declare(params, &block->norm2, "norm2", out, groups, eps);
+    nn_conv_declare(params, &block->conv2, "conv2", out, out, 3, 1, 1);
+    if (block->has_shortcut)
+        nn_conv_declare(params, &block->conv_shortcut, "conv_shortcut", in, out, 1, 1, 0);
+}
+
+/* The time's contribution, one number per picture and channel: [N,1,1,C]. */
+static ag_tensor *time_shift(ag_ctx *ctx, const nn_resnet *block, ag_tensor *time)
+{
+    ag_tensor *shift = nn_linear(ctx, &block->time_emb_proj, time);
+
+    if (!shift)
+        return NULL;
+    return ag_reshape(ctx, shift, 4, (int64_t[]){ag_dim(shift, 0), 1, 1, ag_dim(shift, 1)});
+}
+
+/* The branch of the two convolutions. Each step lets go of the one before, so that two tensors of the
+ * block's size live beside x at any moment: at 512 pixels each takes an eighth of a gigabyte or more. */
+static ag_tensor *residual_branch(ag_ctx *ctx, const nn_resnet *block, ag_tensor *x, ag_tensor *time)
+{
+    const ag_scope scope = ag_scope_open(ctx);
+    ag_tensor *h;
+
+    h = nn_conv(ctx, &block->conv1, nn_group_norm(ctx, &block->norm1, x, true));
+    if (block->has_time)
+        h = ag_add(ctx, h, time_shift(ctx, block, time));
+    h = nn_keep_only(ctx, scope, h);
+    h = nn_group_norm(ctx, &block->norm2, h, true);
+    h = nn_keep_only(ctx, scope, h);
+    h = nn_conv(ctx, &block->conv2, h);
+    return ag_scope_close(ctx, scope, h);
+}
+
+ag_tensor *nn_resnet_forward(ag_ctx *ctx, const nn_resnet *block, ag_tensor *x, ag_tensor *skip,
+                             ag_tensor *time)
+{
+    const ag_scope scope = ag_scope_open(ctx);
+    ag_tensor *h, *y;
+
+    if (skip)
+        x = ag_concat(ctx, x, skip, -1);
+    h = residual_branch(ctx, block, x, time);
+    y = ag_add(ctx, block->has_shortcut ? nn_conv(ctx, &block->conv_shortcut, x) : x, h);
+    if (block->scale != 1.0)
+        y = ag_scale(ctx, y, 1.0 / block->scale);
+    return ag_scope_close(ctx, scope, y);
+}
+
+/* --- resampling ---------------------------------------------------------------------------------- */
+
+void nn_downsample_declare(nn_params *params, nn_conv_layer *layer, int64_t channels, int pad)
+{
+    nn_conv_declare(params, layer, "conv", channels, channels, 3, 2, pad);
+    if (pad == 0)
+        layer->opts.pad_bottom = layer->opts.pad_right = 1;
+}
+
+void nn_upsample_declare(nn_params *params, nn_conv_layer *layer, int64_t channels)
+{
+    nn_conv_declare(params, layer, "conv", channels, channels, 3, 1, 1);
+}
+
+ag_tensor *nn_upsample(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x, int64_t h, int64_t w)
+{
+    const ag_scope scope = ag_scope_open(ctx);
+
+    return ag_scope_close(ctx, scope, nn_conv(ctx, layer, ag_upsample_nearest(ctx, x, h, w)));
+}
+
+/* --- lifetimes and number formats ---------------------------------------------------------------- */
+
+ag_tensor *nn_keep_only(ag_ctx *ctx, ag_scope scope, ag_tensor *keep)
+{
+    return ag_scope_close(ctx, scope, keep); /* a scope is a mark: closed, it can be filled again */
+}
+
+ag_tensor *nn_enter_compute(ag_ctx *ctx, ag_tensor *x, ag_dtype compute)
+{
+    return x && ag_dtype_of(x) != compute ? ag_cast(ctx, x, compute) : x;
+}
