@@ -35,7 +35,12 @@ extern "C" {
 
 /* --- what lies at a path --------------------------------------------------------------------- */
 
-typedef enum data_component { DATA_UNET, DATA_VAE, DATA_TEXT_ENCODER, DATA_N_COMPONENTS } data_component;
+typedef enum data_component {
+    DATA_UNET,
+    DATA_VAE,
+    DATA_TEXT_ENCODER,
+    DATA_N_COMPONENTS
+} data_component;
 
 /* "unet", "vae", "text_encoder": the folder's name and the prefix of names in listings. */
 const char *data_component_name(data_component component);

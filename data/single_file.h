@@ -4,10 +4,12 @@
  * their own, the decoder's levels in reverse, the VAE's attention as 1x1 convolutions and
  * OpenCLIP's q, k, v in one matrix. This file maps names and shapes; it reads no tensor.
  *
- *   name in the file                                          | component, published name
- *   model.diffusion_model.input_blocks.1.0.in_layers.0.weight | unet  down_blocks.0.resnets.0.norm1.weight
- *   first_stage_model.decoder.up.3.block.0.conv1.weight       | vae   decoder.up_blocks.0.resnets.0.conv1.weight
- *   cond_stage_model.model.ln_final.weight                    | text  text_model.final_layer_norm.weight
+ *   model.diffusion_model.input_blocks.1.0.in_layers.0.weight
+ *       unet: down_blocks.0.resnets.0.norm1.weight
+ *   first_stage_model.decoder.up.3.block.0.conv1.weight
+ *       vae: decoder.up_blocks.0.resnets.0.conv1.weight
+ *   cond_stage_model.model.ln_final.weight
+ *       text_encoder: text_model.final_layer_norm.weight
  *
  * Any number of levels and layers maps, not only the published four and two.
  *
