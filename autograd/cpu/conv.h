@@ -1,15 +1,23 @@
-/* conv.h - 2-D convolutions on the CPU, channels last: forward and both gradients.
+/* conv.h - two-dimensional convolution on the CPU, channels last: forward and both gradients.
  *
- *   y[n,oy,ox,o] = b[o] + sum_{ky,kx,i} x[n, oy s + ky d - top, ox s + kx d - left, i] w[o,ky,kx,i]
+ *   y[n,oy,ox,o] = b[o] + sum over ky,kx,i of x[n, oy s + ky d - top, ox s + kx d - left, i] w[o,ky,kx,i]
  *
- * x [N,H,W,I], w [O,kh,kw,I], y [N,OH,OW,O]; s stride, d dilation; outside x is zero. x and y are
- * f32 or bf16, w, dw and the biases f32. Sums are f32.
- * Nothing is allocated but oneDNN's primitives, once per shape: the caller brings `scratch`, 64-byte
- * aligned, of the size that cpu_conv_scratch tells.
+ * x [N,H,W,I], w [O,kh,kw,I], b [O], y [N,OH,OW,O]; s stride, d dilation; x is 0 outside.
+ * Which algorithm runs is decided by shape and instruction set (conv.c says how):
+ *   direct     the obvious loops; reference and last resort      conv_direct.c
+ *   gemm       1x1, stride 1: one matrix product                 gemm.c
+ *   im2col     product with patches gathered on the fly          conv_im2col.c
+ *   winograd   3x3, stride 1, f32: F(4x4,3x3) or F(2x2,3x3)      conv_winograd.c
+ *   onednn     bf16 where the processor multiplies bf16          onednn.c
+ *
+ * Memory   Nothing is allocated: the caller brings `scratch`, 64-byte aligned, of the size that the
+ *          scratch function tells for the same state and call.
+ * Bits     As in gemm.h.
  */
 #ifndef AG_CPU_CONV_H
 #define AG_CPU_CONV_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,29 +29,48 @@ extern "C" {
 #endif
 
 typedef struct cpu_conv {
-    int64_t n, h, w, in;   /* x */
-    int64_t oh, ow, out;   /* y */
-    int64_t kh, kw, stride, dilation;
-    int64_t top, bottom, left, right;
-    ag_dtype dtype; /* of x and y (dx and dy): f32 or bf16 */
+    int64_t n, h, w, c;   /* of x [N,H,W,I]: c is I */
+    int64_t o, kh, kw;    /* of w [O,kh,kw,I] */
+    int64_t stride;       /* >= 1, both axes */
+    int64_t dilation;     /* >= 1, both axes */
+    int64_t pad_top, pad_bottom, pad_left, pad_right; /* >= 0 */
+    ag_dtype type;        /* of x, y and their gradients: AG_F32 or AG_BF16 */
+    ag_dtype weight_type; /* of w: AG_F32 or AG_BF16; biases and weight gradients are f32 */
 } cpu_conv;
 
-typedef enum cpu_conv_pass { CPU_CONV_FORWARD, CPU_CONV_BACKWARD_DATA, CPU_CONV_BACKWARD_WEIGHTS } cpu_conv_pass;
+/* floor((H + top + bottom - d (kh - 1) - 1) / s) + 1; below 1 when the kernel does not fit. */
+int64_t cpu_conv_out_h(const cpu_conv *conv);
+int64_t cpu_conv_out_w(const cpu_conv *conv);
 
-size_t cpu_conv_scratch(cpu_state *state, const cpu_conv *c, cpu_conv_pass pass);
+/* The functions below return false only when oneDNN failed (no memory); outputs are then undefined.
+ * Outputs are overwritten and overlap no input. */
 
-/* y from x and w; bias [O] or NULL. */
-ag_status cpu_conv_forward(cpu_state *state, const cpu_conv *c, void *y, const void *x, const float *w,
-                           const float *bias, void *scratch);
-/* dx from dy and w. */
-ag_status cpu_conv_backward_data(cpu_state *state, const cpu_conv *c, void *dx, const void *dy, const float *w,
-                                 void *scratch);
-/* dw from x and dy. */
-ag_status cpu_conv_backward_weights(cpu_state *state, const cpu_conv *c, float *dw, const void *x,
-                                    const void *dy, void *scratch);
+/* b may be NULL */
+size_t cpu_conv2d_forward_scratch(cpu_state *state, const cpu_conv *conv);
+bool cpu_conv2d_forward(void *y, cpu_state *state, const cpu_conv *conv, const void *x,
+                        const void *w, const float *b, void *scratch)
+    __attribute__((warn_unused_result));
 
-/* The name of what runs this pass ("brgconv:avx512_core", "direct", ...): for tests and profiles. */
-const char *cpu_conv_implementation(cpu_state *state, const cpu_conv *c, cpu_conv_pass pass);
+/* dx [N,H,W,I], the gradient of <dy, y> by x */
+size_t cpu_conv2d_backward_data_scratch(cpu_state *state, const cpu_conv *conv);
+bool cpu_conv2d_backward_data(void *dx, cpu_state *state, const cpu_conv *conv, const void *dy,
+                              const void *w, void *scratch) __attribute__((warn_unused_result));
+
+/* dw [O,kh,kw,I] and db [O], f32; db may be NULL */
+size_t cpu_conv2d_backward_weights_scratch(cpu_state *state, const cpu_conv *conv);
+bool cpu_conv2d_backward_weights(float *dw, float *db, cpu_state *state, const cpu_conv *conv,
+                                 const void *x, const void *dy, void *scratch)
+    __attribute__((warn_unused_result));
+
+typedef enum cpu_conv_pass {
+    CPU_CONV_FORWARD,
+    CPU_CONV_BACKWARD_DATA,
+    CPU_CONV_BACKWARD_WEIGHTS
+} cpu_conv_pass;
+
+/* What would run: "winograd 4x4 avx2", "im2col avx512", "onednn jit:avx2", ...; for tests and
+ * profiles. The text lives as long as the state. */
+const char *cpu_conv_kernel_name(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass);
 
 #ifdef __cplusplus
 }
