@@ -23,7 +23,7 @@ extern "C" {
 void cpu_unary(float *y, ag_unary_kind kind, int order, const float *x, const float *d, int64_t n,
                double parameter, int n_threads, int isa);
 
-/* a x + b. The product and the sum are rounded once each. */
+/* y = a x + b */
 void cpu_affine(float *y, const float *x, float a, float b, int64_t n, int n_threads, int isa);
 /* y = min(max(x, low), high); a NaN stays. */
 void cpu_clamp(float *y, const float *x, float low, float high, int64_t n, int n_threads, int isa);
@@ -50,8 +50,8 @@ typedef enum cpu_binary_kind {
     CPU_N_BINARY
 } cpu_binary_kind;
 
-/* y = a op b with NumPy's broadcasting. dims are y's; a_dims and b_dims have the same n_dims (<= 8),
- * each entry equal to dims or 1. y may be a or b when that one has y's shape. */
+/* y = a op b with NumPy's broadcasting. dims are y's; a_dims and b_dims have the same n_dims (<= 8)
+ * entries, each equal to dims or 1. y may be a or b when that one has y's shape. */
 void cpu_binary(float *y, cpu_binary_kind kind, const float *a, const float *b, int n_dims,
                 const int64_t *dims, const int64_t *a_dims, const int64_t *b_dims, int n_threads,
                 int isa);

@@ -13,8 +13,8 @@
 extern "C" {
 #endif
 
-/* y = scale * sum of x over the axes whose bits are set in `axes` (bit i: axis i). n_dims <= 8. Sums
- * run in f32 over at most a few hundred values and in double beyond. An empty sum is 0. */
+/* y = scale * sum of x over the axes whose bits are set in `axes` (bit i: axis i); n_dims <= 8.
+ * Sums run in double. An empty sum is 0. */
 size_t cpu_sum_scratch(int n_dims, const int64_t *dims, unsigned axes);
 void cpu_sum(float *y, const float *x, int n_dims, const int64_t *dims, unsigned axes,
              double scale, void *scratch, int n_threads, int isa);
@@ -23,7 +23,8 @@ void cpu_sum(float *y, const float *x, int n_dims, const int64_t *dims, unsigned
 void cpu_broadcast(float *y, const float *x, int n_dims, const int64_t *dims, const int64_t *x_dims,
                    int n_threads);
 
-/* y[i_axes[0], i_axes[1], ...] = x[i_0, i_1, ...]: axis j of y is axis axes[j] of x; dims are x's. */
+/* y[i_axes[0], i_axes[1], ...] = x[i_0, i_1, ...]: axis j of y is axis axes[j] of x; dims are of
+ * x. */
 void cpu_permute(float *y, const float *x, int n_dims, const int64_t *dims, const int *axes,
                  int n_threads);
 

@@ -1,0 +1,127 @@
+/* elementwise_internal.h - the table that each instruction set's elementwise kernels fill.
+ *
+ * Each works on one piece of at most CPU_PIECE elements (or on one row) and knows no threads;
+ * elementwise.c and optimizer.c cut tensors into pieces. Private to autograd/cpu.
+ */
+#ifndef AG_CPU_ELEMENTWISE_INTERNAL_H
+#define AG_CPU_ELEMENTWISE_INTERNAL_H
+
+#include "autograd/cpu/elementwise.h"
+#include "autograd/cpu/optimizer.h"
+
+enum { CPU_PIECE = 16384 }; /* elements; 64 KiB of f32 */
+
+/* The factors of one AdamW step, in the type of the update. */
+typedef struct cpu_adamw_factors {
+    float grad_scale, decay, beta1, rest1, beta2, rest2, root2, eps, step;
+} cpu_adamw_factors;
+
+typedef struct cpu_elementwise_kernels {
+    /* Does what is fast in vectors; false: this function and order are not among it. */
+    bool (*unary)(float *y, ag_unary_kind kind, int order, const float *x, const float *d,
+                  int64_t n, float parameter);
+    void (*affine)(float *y, const float *x, float a, float b, int64_t n);
+    void (*axpy)(float *y, float a, const float *x, int64_t n);
+    void (*lerp)(float *y, const float *x, float w, int64_t n);
+    /* Steps of a and b are 0 or 1 elements. */
+    void (*binary)(float *y, cpu_binary_kind kind, const float *a, const float *b, int step_a,
+                   int step_b, int64_t n);
+    void (*geglu_row)(float *y, const float *u, int64_t cols);
+    void (*geglu_grad_row)(float *du, const float *u, const float *dy, int64_t cols);
+    void (*to_bf16)(uint16_t *y, const float *x, int64_t n);
+    void (*from_bf16)(float *y, const uint16_t *x, int64_t n);
+    void (*to_f16)(uint16_t *y, const float *x, int64_t n);
+    void (*from_f16)(float *y, const uint16_t *x, int64_t n);
+    double (*loss_row)(ag_loss_kind kind, const float *p, const float *t, int64_t n, float c);
+    void (*loss_grad_row)(float *dp, ag_loss_kind kind, const float *p, const float *t, float d,
+                          int64_t n, float c);
+    void (*adamw)(float *p, float *m, float *v, const float *g, int64_t n,
+                  const cpu_adamw_factors *f);
+    double (*sumsq)(const float *x, int64_t n);
+    bool (*has_nonfinite)(const float *x, int64_t n);
+    double (*sum)(const float *x, int64_t n);
+    void (*add_to_doubles)(double *y, const float *x, int64_t n);
+} cpu_elementwise_kernels;
+
+extern const cpu_elementwise_kernels cpu_elementwise_portable, cpu_elementwise_avx2,
+    cpu_elementwise_avx512;
+
+const cpu_elementwise_kernels *cpu_elementwise_of(int isa);
+
+/* How two inputs of one broadcast shape walk through it. Axes that both walk through alike are one
+ * axis; the last is a run of steps 0 or 1. */
+typedef struct cpu_walk {
+    int n_dims;
+    int64_t size[AG_MAX_DIMS], step_a[AG_MAX_DIMS], step_b[AG_MAX_DIMS];
+} cpu_walk;
+cpu_walk cpu_walk_of(int n_dims, const int64_t *dims, const int64_t *a_dims,
+                     const int64_t *b_dims);
+
+/* Threads that `n` elements are worth: waking another costs some microseconds. */
+static inline int cpu_team(int64_t n, int n_threads)
+{
+    const int64_t worth = 1 + n / 8192;
+    return worth < n_threads ? (int)worth : n_threads;
+}
+
+/* f32 <-> 16 bits, one element; to the nearest, ties to even. */
+static inline uint16_t cpu_bf16_from(float x)
+{
+    union {
+        float f;
+        uint32_t u;
+    } v = {x};
+    const uint32_t rounded = (v.u + 0x7fffu + (v.u >> 16 & 1u)) >> 16;
+    return (uint16_t)((v.u & 0x7fffffffu) > 0x7f800000u ? v.u >> 16 | 0x40u : rounded);
+}
+
+static inline float cpu_bf16_to(uint16_t x)
+{
+    union {
+        uint32_t u;
+        float f;
+    } v = {(uint32_t)x << 16};
+    return v.f;
+}
+
+static inline uint16_t cpu_f16_from(float x)
+{
+    union {
+        float f;
+        uint32_t u;
+    } v = {x}, m = {x};
+    const uint16_t sign = (uint16_t)(v.u >> 16 & 0x8000u);
+
+    m.u &= 0x7fffffffu;
+    if (m.u > 0x7f800000u) /* NaN: quiet, the upper bits of its payload kept */
+        return (uint16_t)(sign | 0x7e00u | (m.u >> 13 & 0x1ffu));
+    if (m.u >= 0x477ff000u) /* 65520 and more round to infinity */
+        return (uint16_t)(sign | 0x7c00u);
+    if (m.u < 0x38800000u) { /* below 2^-14: adding 1/2 puts units of 2^-24 into the low bits */
+        m.f += 0.5f;
+        return (uint16_t)(sign | (m.u - 0x3f000000u));
+    }
+    return (uint16_t)(sign | (m.u - 0x38000000u + 0xfffu + (m.u >> 13 & 1u)) >> 13);
+}
+
+static inline float cpu_f16_to(uint16_t x)
+{
+    const uint32_t exponent = x >> 10 & 0x1fu, mantissa = x & 0x3ffu;
+    union {
+        uint32_t u;
+        float f;
+    } v;
+
+    if (exponent == 0) {
+        v.f = (float)mantissa * 0x1p-24f;
+        v.u |= (uint32_t)(x & 0x8000u) << 16;
+    } else if (exponent == 31) {
+        v.u = (uint32_t)(x & 0x8000u) << 16 | 0x7f800000u | mantissa << 13 |
+              (mantissa ? 0x400000u : 0);
+    } else {
+        v.u = (uint32_t)(x & 0x8000u) << 16 | (exponent + 112) << 23 | mantissa << 13;
+    }
+    return v.f;
+}
+
+#endif /* AG_CPU_ELEMENTWISE_INTERNAL_H */
