@@ -2,6 +2,7 @@
 #ifndef DATA_CHECKSUM_H
 #define DATA_CHECKSUM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,8 @@ enum { DATA_SHA256_TEXT = 65 }; /* 64 hexadecimal digits and a zero */
 uint32_t data_crc32c(uint32_t crc, const void *bytes, size_t n);
 /* CRC-32 of zip archives and PNG, in the same way. */
 uint32_t data_crc32(uint32_t crc, const void *bytes, size_t n);
+/* Either of them in plain C, whatever the processor can do: what the two above are tested with. */
+uint32_t data_crc_plain(uint32_t crc, const void *bytes, size_t n, bool is_castagnoli);
 
 /* SHA-256 in lower-case hexadecimal. AG_EIO when the file cannot be read. */
 ag_status data_sha256(char out[DATA_SHA256_TEXT], ag_ctx *ctx, const void *bytes, size_t n);
