@@ -24,15 +24,15 @@ struct nn_clip_text {
     nn_norm_layer final_layer_norm;
 };
 
-/* --- making -------------------------------------------------------------------------------------- */
+/* --- making ------------------------------------------------------------------------------- */
 
 /* A linear layer with weights drawn from N(0, deviation^2) and bias 0. */
 static void declare_linear(nn_params *params, nn_linear_layer *layer, const char *name, int64_t in,
                            int64_t out, double deviation)
 {
     nn_enter(params, "%s", name);
-    layer->weight = nn_declare(params, "weight", NN_AS_IS, nn_first_normal(deviation), 2,
-                               (int64_t[]){out, in});
+    layer->weight =
+        nn_declare(params, "weight", NN_AS_IS, nn_first_normal(deviation), 2, (int64_t[]){out, in});
     layer->bias = nn_declare(params, "bias", NN_AS_IS, nn_first_constant(0.0), 1, &out);
     nn_leave(params);
 }
@@ -40,7 +40,8 @@ static void declare_linear(nn_params *params, nn_linear_layer *layer, const char
 static void declare_layer(nn_params *params, clip_layer *layer, const nn_clip_config *c)
 {
     const int64_t d = c->hidden_size;
-    const double narrow = pow((double)d, -0.5), deep = narrow * pow(2.0 * (double)c->num_hidden_layers, -0.5);
+    const double narrow = pow((double)d, -0.5),
+                 deep = narrow * pow(2.0 * (double)c->num_hidden_layers, -0.5);
 
     nn_enter(params, "self_attn");
     declare_linear(params, &layer->q_proj, "q_proj", d, d, deep);
@@ -56,12 +57,14 @@ static void declare_layer(nn_params *params, clip_layer *layer, const nn_clip_co
     nn_layer_norm_declare(params, &layer->layer_norm2, "layer_norm2", d, c->layer_norm_eps);
 }
 
-static nn_param *declare_embedding(nn_params *params, const char *name, int64_t rows, int64_t columns)
+static nn_param *declare_embedding(nn_params *params, const char *name, int64_t rows,
+                                   int64_t columns)
 {
     nn_param *table;
 
     nn_enter(params, "%s", name);
-    table = nn_declare(params, "weight", NN_AS_IS, nn_first_normal(0.02), 2, (int64_t[]){rows, columns});
+    table = nn_declare(params, "weight", NN_AS_IS, nn_first_normal(0.02), 2,
+                       (int64_t[]){rows, columns});
     nn_leave(params);
     return table;
 }
@@ -73,7 +76,8 @@ static void declare_net(nn_clip_text *net)
 
     nn_enter(params, "text_model");
     nn_enter(params, "embeddings");
-    net->token_embedding = declare_embedding(params, "token_embedding", c->vocab_size, c->hidden_size);
+    net->token_embedding =
+        declare_embedding(params, "token_embedding", c->vocab_size, c->hidden_size);
     net->position_embedding =
         declare_embedding(params, "position_embedding", c->max_position_embeddings, c->hidden_size);
     nn_leave(params);
@@ -90,12 +94,14 @@ static void declare_net(nn_clip_text *net)
 static ag_status check_config(ag_ctx *ctx, const nn_clip_config *c)
 {
     if (c->hidden_size < 1 || c->intermediate_size < 1 || c->num_hidden_layers < 1 ||
-        c->num_hidden_layers > MAX_LAYERS || c->num_attention_heads < 1 || c->max_position_embeddings < 1 ||
-        c->vocab_size < 1)
-        return ag_fail(ctx, AG_EINVAL, "text encoder: every size must be at least 1, layers at most %d",
+        c->num_hidden_layers > MAX_LAYERS || c->num_attention_heads < 1 ||
+        c->max_position_embeddings < 1 || c->vocab_size < 1)
+        return ag_fail(ctx, AG_EINVAL,
+                       "text encoder: every size must be at least 1, layers at most %d",
                        MAX_LAYERS);
     if (c->hidden_size % c->num_attention_heads)
-        return ag_fail(ctx, AG_EINVAL, "text encoder: hidden_size %lld does not make num_attention_heads %lld",
+        return ag_fail(ctx, AG_EINVAL,
+                       "text encoder: hidden_size %lld does not make num_attention_heads %lld",
                        (long long)c->hidden_size, (long long)c->num_attention_heads);
     return AG_OK;
 }
@@ -111,7 +117,8 @@ ag_status nn_clip_text_new(nn_clip_text **out, ag_ctx *ctx, const nn_clip_config
     if (!net)
         return ag_status_of(ctx);
     net->config = *config;
-    net->layers = ag_new(ctx, (size_t)config->num_hidden_layers, sizeof *net->layers, "a text encoder");
+    net->layers =
+        ag_new(ctx, (size_t)config->num_hidden_layers, sizeof *net->layers, "a text encoder");
     if (net->layers && nn_params_new(&net->params, ctx) == AG_OK)
         declare_net(net);
     status = ag_status_of(ctx);
@@ -142,10 +149,10 @@ const nn_clip_config *nn_clip_text_config_of(const nn_clip_text *net)
     return &net->config;
 }
 
-/* --- running ------------------------------------------------------------------------------------- */
+/* --- running ------------------------------------------------------------------------------ */
 
-/* What a mask adds to the scores, [N,1,T,T]: far below any score for keys that are padding or come after the
- * query. Finite, so that a query that may see nothing still gives numbers. */
+/* What a mask adds to the scores, [N,1,T,T]: far below any score for keys that are padding or come
+ * after the query. Finite, so that a query that may see nothing still gives numbers. */
 static ag_tensor *mask_bias(ag_ctx *ctx, ag_tensor *mask)
 {
     const double far = 1e30;
@@ -233,15 +240,18 @@ static ag_status check_inputs(ag_ctx *ctx, const nn_clip_text *net, const ag_ten
 {
     const nn_clip_config *c = &net->config;
 
-    if (ag_dtype_of(ids) != AG_I64 || ag_ndim(ids) != 2 || ag_dim(ids, 1) > c->max_position_embeddings)
-        return ag_fail(ctx, AG_ESHAPE, "text encoder: want ids i64 [N,T] with T <= %lld, got %s of %d axes",
-                       (long long)c->max_position_embeddings, ag_dtype_name(ag_dtype_of(ids)), ag_ndim(ids));
+    if (ag_dtype_of(ids) != AG_I64 || ag_ndim(ids) != 2 ||
+        ag_dim(ids, 1) > c->max_position_embeddings)
+        return ag_fail(
+            ctx, AG_ESHAPE, "text encoder: want ids i64 [N,T] with T <= %lld, got %s of %d axes",
+            (long long)c->max_position_embeddings, ag_dtype_name(ag_dtype_of(ids)), ag_ndim(ids));
     if (o->clip_skip < 0 || o->clip_skip >= c->num_hidden_layers)
         return ag_fail(ctx, AG_EINVAL, "text encoder: want clip_skip in 0..%lld, got %d",
                        (long long)c->num_hidden_layers - 1, o->clip_skip);
     if (o->mask && (ag_dtype_of(o->mask) != AG_F32 || ag_ndim(o->mask) != 2 ||
                     memcmp(ag_dims(o->mask), ag_dims(ids), 2 * sizeof(int64_t)) != 0))
-        return ag_fail(ctx, AG_ESHAPE, "text encoder: want a mask f32 of the ids' shape [%lld,%lld]",
+        return ag_fail(ctx, AG_ESHAPE,
+                       "text encoder: want a mask f32 of the ids' shape [%lld,%lld]",
                        (long long)ag_dim(ids, 0), (long long)ag_dim(ids, 1));
     return AG_OK;
 }
@@ -250,7 +260,8 @@ ag_tensor *nn_clip_text_forward(ag_ctx *ctx, const nn_clip_text *net, ag_tensor 
                                 const nn_clip_options *options)
 {
     const nn_clip_options o = options ? *options : (nn_clip_options){0};
-    layer_call call = {.heads = (int)net->config.num_attention_heads, .act = net->config.hidden_act};
+    layer_call call = {.heads = (int)net->config.num_attention_heads,
+                       .act = net->config.hidden_act};
     ag_scope scope, chain;
 
     if (!ids || ag_status_of(ctx) != AG_OK || check_inputs(ctx, net, ids, &o) != AG_OK)
@@ -261,7 +272,8 @@ ag_tensor *nn_clip_text_forward(ag_ctx *ctx, const nn_clip_text *net, ag_tensor 
     call.x = nn_enter_compute(ctx, embed(ctx, net, ids), o.compute);
     for (int i = 0; i < (int)net->config.num_hidden_layers - o.clip_skip; i++) {
         call.layer = &net->layers[i];
-        call.x = o.checkpointing ? ag_checkpoint(ctx, run_layer, &call, sizeof call) : run_layer(ctx, &call);
+        call.x = o.checkpointing ? ag_checkpoint(ctx, run_layer, &call, sizeof call)
+                                 : run_layer(ctx, &call);
         call.x = nn_keep_only(ctx, chain, call.x);
     }
     call.x = nn_layer_norm(ctx, &net->final_layer_norm, call.x);

@@ -20,10 +20,10 @@ extern "C" {
 typedef struct nn_clip_text nn_clip_text;
 
 typedef struct nn_clip_options {
-    int clip_skip;       /* s: leave out the last s layers, keep the final norm; 0 is usual */
-    bool checkpointing;  /* run each layer again in the backward pass instead of keeping it */
-    ag_dtype compute;    /* AG_F32 (0) or AG_BF16 */
-    ag_tensor *mask;     /* NULL, or f32 [N,T]: 1 for tokens that may be seen, 0 for padding */
+    int clip_skip;      /* s: leave out the last s layers, keep the final norm; 0 is usual */
+    bool checkpointing; /* run each layer again in the backward pass instead of keeping it */
+    ag_dtype compute;   /* AG_F32 (0) or AG_BF16 */
+    ag_tensor *mask;    /* NULL, or f32 [N,T]: 1 for tokens that may be seen, 0 for padding */
 } nn_clip_options;
 
 /* Declare the network; values come later (nn/params.h). AG_EINVAL for sizes that do not fit. */

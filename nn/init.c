@@ -50,7 +50,8 @@ static void draw_param(const nn_param *param, uint64_t seed, float *values)
 }
 
 /* Draw into host memory, parameter beside parameter. stage: n_threads times `most` values. */
-static void draw_all_host(nn_params *params, uint64_t seed, float *stages, int64_t most, int n_threads)
+static void draw_all_host(nn_params *params, uint64_t seed, float *stages, int64_t most,
+                          int n_threads)
 {
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads)
     for (int64_t i = 0; i < nn_params_count(params); i++) {
@@ -65,7 +66,8 @@ static void draw_all_host(nn_params *params, uint64_t seed, float *stages, int64
             nn_rows_to_inner(param, nn_rows(param), values, ag_data(param->value));
         } else {
             nn_rows_to_inner(param, nn_rows(param), values, values + most);
-            nn_from_f32(ag_dtype_of(param->value), values + most, param->numel, ag_data(param->value));
+            nn_from_f32(ag_dtype_of(param->value), values + most, param->numel,
+                        ag_data(param->value));
         }
     }
 }
@@ -79,8 +81,9 @@ static ag_status largest(ag_ctx *ctx, const nn_params *params, int64_t *most)
 
         if (!param->value)
             return ag_fail(ctx, AG_EINVAL, "%s: it has no memory to draw into", param->name);
-        if (param->numel > *most && (param->layout == NN_OIHW || ag_dtype_of(param->value) != AG_F32 ||
-                                     ag_ctx_device(ctx) != AG_CPU))
+        if (param->numel > *most &&
+            (param->layout == NN_OIHW || ag_dtype_of(param->value) != AG_F32 ||
+             ag_ctx_device(ctx) != AG_CPU))
             *most = param->numel;
     }
     return AG_OK;
@@ -97,7 +100,8 @@ ag_status nn_params_init(ag_ctx *ctx, nn_params *params, uint64_t seed)
         return status;
     if (ag_ctx_device(ctx) == AG_META)
         return AG_OK;
-    stages = ag_new(ctx, 2 * (size_t)most * (size_t)n_threads, sizeof *stages, "drawing parameters");
+    stages =
+        ag_new(ctx, 2 * (size_t)most * (size_t)n_threads, sizeof *stages, "drawing parameters");
     if (!stages)
         return ag_status_of(ctx);
     if (ag_ctx_device(ctx) == AG_CPU) {
@@ -114,7 +118,7 @@ ag_status nn_params_init(ag_ctx *ctx, nn_params *params, uint64_t seed)
     return status;
 }
 
-/* --- the test rule ------------------------------------------------------------------------------- */
+/* --- the test rule ------------------------------------------------------------------------ */
 
 /* v of element i for a name's hash, in [-1,1). */
 static double rule_value(uint32_t hash, int64_t i)

@@ -1,9 +1,10 @@
 /* layers.c - the small parts networks are made of. See layers.h. */
 #include "nn/layers.h"
 
+#include "autograd/grad.h"
 #include "nn/init.h"
 
-/* --- linear, convolution, norms ------------------------------------------------------------------ */
+/* --- linear, convolution, norms ----------------------------------------------------------- */
 
 void nn_linear_declare(nn_params *params, nn_linear_layer *layer, const char *name, int64_t in,
                        int64_t out, bool bias, nn_layout layout, bool conv_shape)
@@ -11,8 +12,8 @@ void nn_linear_declare(nn_params *params, nn_linear_layer *layer, const char *na
     const nn_first first = nn_first_uniform(in);
 
     nn_enter(params, "%s", name);
-    layer->weight = nn_declare(params, "weight", layout, first, conv_shape ? 4 : 2,
-                               (int64_t[]){out, in, 1, 1});
+    layer->weight =
+        nn_declare(params, "weight", layout, first, conv_shape ? 4 : 2, (int64_t[]){out, in, 1, 1});
     layer->bias = bias ? nn_declare(params, "bias", NN_AS_IS, first, 1, &out) : NULL;
     nn_leave(params);
 }
@@ -22,17 +23,17 @@ ag_tensor *nn_linear(ag_ctx *ctx, const nn_linear_layer *layer, ag_tensor *x)
     return ag_linear(ctx, x, layer->weight->value, layer->bias ? layer->bias->value : NULL);
 }
 
-void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, int64_t in, int64_t out,
-                     int kernel, int stride, int pad)
+void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, int64_t in,
+                     int64_t out, int kernel, int stride, int pad)
 {
     const nn_first first = nn_first_uniform(in * kernel * kernel);
 
     layer->pointwise = kernel == 1 && stride == 1 && pad == 0;
-    layer->opts = (ag_conv_opts){.stride = stride, .pad_top = pad, .pad_bottom = pad, .pad_left = pad,
-                                 .pad_right = pad};
+    layer->opts = (ag_conv_opts){
+        .stride = stride, .pad_top = pad, .pad_bottom = pad, .pad_left = pad, .pad_right = pad};
     nn_enter(params, "%s", name);
-    layer->weight = nn_declare(params, "weight", layer->pointwise ? NN_LINEAR_1X1 : NN_OIHW, first, 4,
-                               (int64_t[]){out, in, kernel, kernel});
+    layer->weight = nn_declare(params, "weight", layer->pointwise ? NN_LINEAR_1X1 : NN_OIHW, first,
+                               4, (int64_t[]){out, in, kernel, kernel});
     layer->bias = nn_declare(params, "bias", NN_AS_IS, first, 1, &out);
     nn_leave(params);
 }
@@ -44,8 +45,8 @@ ag_tensor *nn_conv(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x)
     return ag_conv2d(ctx, x, layer->weight->value, layer->bias->value, layer->opts);
 }
 
-static void norm_declare(nn_params *params, nn_norm_layer *layer, const char *name, int64_t channels,
-                         int groups, double eps)
+static void norm_declare(nn_params *params, nn_norm_layer *layer, const char *name,
+                         int64_t channels, int groups, double eps)
 {
     layer->groups = groups;
     layer->eps = eps;
@@ -55,22 +56,25 @@ static void norm_declare(nn_params *params, nn_norm_layer *layer, const char *na
     nn_leave(params);
 }
 
-void nn_group_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name, int64_t channels,
-                           int groups, double eps)
+void nn_group_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name,
+                           int64_t channels, int groups, double eps)
 {
-    if (channels % groups)
-        ag_fail(nn_params_ctx(params), AG_EINVAL, "%s: %lld channels do not make %d groups", name,
-                (long long)channels, groups);
+    char here[NN_MAX_NAME];
+
+    if (groups < 1 || channels % groups)
+        ag_fail(nn_params_ctx(params), AG_EINVAL, "%s.%s: %lld channels do not make %d groups",
+                nn_here(params, here, sizeof here), name, (long long)channels, groups);
     norm_declare(params, layer, name, channels, groups, eps);
 }
 
 ag_tensor *nn_group_norm(ag_ctx *ctx, const nn_norm_layer *layer, ag_tensor *x, bool silu)
 {
-    return ag_group_norm(ctx, x, layer->weight->value, layer->bias->value, layer->groups, layer->eps, silu);
+    return ag_group_norm(ctx, x, layer->weight->value, layer->bias->value, layer->groups,
+                         layer->eps, silu);
 }
 
-void nn_layer_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name, int64_t channels,
-                           double eps)
+void nn_layer_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name,
+                           int64_t channels, double eps)
 {
     norm_declare(params, layer, name, channels, 0, eps);
 }
@@ -80,10 +84,10 @@ ag_tensor *nn_layer_norm(ag_ctx *ctx, const nn_norm_layer *layer, ag_tensor *x)
     return ag_layer_norm(ctx, x, layer->weight->value, layer->bias->value, layer->eps);
 }
 
-/* --- residual block ------------------------------------------------------------------------------ */
+/* --- residual block ----------------------------------------------------------------------- */
 
-void nn_resnet_declare(nn_params *params, nn_resnet *block, int64_t in, int64_t out, int64_t time_channels,
-                       int groups, double eps, double scale)
+void nn_resnet_declare(nn_params *params, nn_resnet *block, int64_t in, int64_t out,
+                       int64_t time_channels, int groups, double eps, double scale)
 {
     block->has_shortcut = in != out;
     block->has_time = time_channels > 0;
@@ -91,8 +95,8 @@ void nn_resnet_declare(nn_params *params, nn_resnet *block, int64_t in, int64_t 
     nn_group_norm_declare(params, &block->norm1, "norm1", in, groups, eps);
     nn_conv_declare(params, &block->conv1, "conv1", in, out, 3, 1, 1);
     if (block->has_time)
-        nn_linear_declare(params, &block->time_emb_proj, "time_emb_proj", time_channels, out, true, NN_AS_IS,
-                          false);
+        nn_linear_declare(params, &block->time_emb_proj, "time_emb_proj", time_channels, out, true,
+                          NN_AS_IS, false);
     nn_group_norm_declare(params, &block->norm2, "norm2", out, groups, eps);
     nn_conv_declare(params, &block->conv2, "conv2", out, out, 3, 1, 1);
     if (block->has_shortcut)
@@ -109,9 +113,11 @@ static ag_tensor *time_shift(ag_ctx *ctx, const nn_resnet *block, ag_tensor *tim
     return ag_reshape(ctx, shift, 4, (int64_t[]){ag_dim(shift, 0), 1, 1, ag_dim(shift, 1)});
 }
 
-/* The branch of the two convolutions. Each step lets go of the one before, so that two tensors of the
- * block's size live beside x at any moment: at 512 pixels each takes an eighth of a gigabyte or more. */
-static ag_tensor *residual_branch(ag_ctx *ctx, const nn_resnet *block, ag_tensor *x, ag_tensor *time)
+/* The branch of the two convolutions. Each step lets go of the one before, so that two tensors of
+ * the block's size live beside x at any moment: at 512 pixels each takes an eighth of a gigabyte or
+ * more. */
+static ag_tensor *residual_branch(ag_ctx *ctx, const nn_resnet *block, ag_tensor *x,
+                                  ag_tensor *time)
 {
     const ag_scope scope = ag_scope_open(ctx);
     ag_tensor *h;
@@ -126,22 +132,35 @@ static ag_tensor *residual_branch(ag_ctx *ctx, const nn_resnet *block, ag_tensor
     return ag_scope_close(ctx, scope, h);
 }
 
-ag_tensor *nn_resnet_forward(ag_ctx *ctx, const nn_resnet *block, ag_tensor *x, ag_tensor *skip,
-                             ag_tensor *time)
-{
-    const ag_scope scope = ag_scope_open(ctx);
-    ag_tensor *h, *y;
+/* What a residual block is a function of; copied by a checkpoint. */
+typedef struct resnet_call {
+    const nn_resnet *block;
+    ag_tensor *x, *skip, *time;
+} resnet_call;
 
-    if (skip)
-        x = ag_concat(ctx, x, skip, -1);
-    h = residual_branch(ctx, block, x, time);
+static ag_tensor *run_resnet(ag_ctx *ctx, const void *arg)
+{
+    const resnet_call *call = arg;
+    const nn_resnet *block = call->block;
+    const ag_scope scope = ag_scope_open(ctx);
+    ag_tensor *x = call->skip ? ag_concat(ctx, call->x, call->skip, -1) : call->x, *h, *y;
+
+    h = residual_branch(ctx, block, x, call->time);
     y = ag_add(ctx, block->has_shortcut ? nn_conv(ctx, &block->conv_shortcut, x) : x, h);
     if (block->scale != 1.0)
         y = ag_scale(ctx, y, 1.0 / block->scale);
     return ag_scope_close(ctx, scope, y);
 }
 
-/* --- resampling ---------------------------------------------------------------------------------- */
+ag_tensor *nn_resnet_forward(ag_ctx *ctx, const nn_resnet *block, ag_tensor *x, ag_tensor *skip,
+                             ag_tensor *time, bool recompute)
+{
+    const resnet_call call = {block, x, skip, time};
+
+    return recompute ? ag_checkpoint(ctx, run_resnet, &call, sizeof call) : run_resnet(ctx, &call);
+}
+
+/* --- resampling --------------------------------------------------------------------------- */
 
 void nn_downsample_declare(nn_params *params, nn_conv_layer *layer, int64_t channels, int pad)
 {
@@ -162,7 +181,7 @@ ag_tensor *nn_upsample(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x, in
     return ag_scope_close(ctx, scope, nn_conv(ctx, layer, ag_upsample_nearest(ctx, x, h, w)));
 }
 
-/* --- lifetimes and number formats ---------------------------------------------------------------- */
+/* --- lifetimes and number formats --------------------------------------------------------- */
 
 ag_tensor *nn_keep_only(ag_ctx *ctx, ag_scope scope, ag_tensor *keep)
 {

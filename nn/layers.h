@@ -1,8 +1,8 @@
 /* layers.h - the small parts networks are made of: linear, convolution, norms, residual block.
  *
- * A layer is a plain struct of pointers into a parameter registry. `_declare` fills it and declares its
- * parameters under the open prefix plus `name`; the function without a verb runs it. Activations
- * are [N,H,W,C] or [N,T,C]. Whatever is given NULL returns NULL.
+ * A layer is a plain struct of pointers into a parameter registry. `_declare` fills it and declares
+ * its parameters under the open prefix plus `name`; the function without a verb runs it.
+ * Activations are [N,H,W,C] or [N,T,C]. Whatever is given NULL returns NULL.
  *
  * Every linear map of every network runs through nn_linear(): adapters have one place to go.
  */
@@ -38,15 +38,15 @@ void nn_linear_declare(nn_params *params, nn_linear_layer *layer, const char *na
 ag_tensor *nn_linear(ag_ctx *ctx, const nn_linear_layer *layer, ag_tensor *x);
 
 /* A kernel x kernel convolution with bias, zeros around by `pad` on every side. */
-void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, int64_t in, int64_t out,
-                     int kernel, int stride, int pad);
+void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, int64_t in,
+                     int64_t out, int kernel, int stride, int pad);
 ag_tensor *nn_conv(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x);
 
-void nn_group_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name, int64_t channels,
-                           int groups, double eps);
+void nn_group_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name,
+                           int64_t channels, int groups, double eps);
 ag_tensor *nn_group_norm(ag_ctx *ctx, const nn_norm_layer *layer, ag_tensor *x, bool silu);
-void nn_layer_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name, int64_t channels,
-                           double eps);
+void nn_layer_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name,
+                           int64_t channels, double eps);
 ag_tensor *nn_layer_norm(ag_ctx *ctx, const nn_norm_layer *layer, ag_tensor *x);
 
 /* --- residual block ------------------------------------------------------------------------------
@@ -65,17 +65,18 @@ typedef struct nn_resnet {
 } nn_resnet;
 
 /* time_channels 0: no time branch. */
-void nn_resnet_declare(nn_params *params, nn_resnet *block, int64_t in, int64_t out, int64_t time_channels,
-                       int groups, double eps, double scale);
+void nn_resnet_declare(nn_params *params, nn_resnet *block, int64_t in, int64_t out,
+                       int64_t time_channels, int groups, double eps, double scale);
 /* x [N,H,W,in], skip NULL or joined behind x along the channels, time [N,time_channels] (SiLU
- * already applied; NULL without a time branch) -> [N,H,W,out]. */
+ * already applied; NULL without a time branch) -> [N,H,W,out]. recompute: run it again in the
+ * backward pass instead of keeping what is inside. */
 ag_tensor *nn_resnet_forward(ag_ctx *ctx, const nn_resnet *block, ag_tensor *x, ag_tensor *skip,
-                             ag_tensor *time);
+                             ag_tensor *time, bool recompute);
 
-/* --- resampling ------------------------------------------------------------------------------------ */
+/* --- resampling --------------------------------------------------------------------------- */
 
-/* Convolution 3x3 of stride 2. pad 1: zeros on every side; pad 0: one row at the bottom and one column
- * at the right, the VAE's way. */
+/* Convolution 3x3 of stride 2. pad 1: zeros on every side; pad 0: one row at the bottom and one
+ * column at the right, the VAE's way. */
 void nn_downsample_declare(nn_params *params, nn_conv_layer *layer, int64_t channels, int pad);
 /* Nearest neighbour to h x w, then convolution 3x3 (layer from nn_upsample_declare). */
 void nn_upsample_declare(nn_params *params, nn_conv_layer *layer, int64_t channels);

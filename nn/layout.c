@@ -24,7 +24,8 @@ static float f16_to_f32(uint16_t half)
     const uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = (uint32_t)(half & 0x7fff) << 13;
     const uint32_t exponent = rest & 0x0f800000;
     /* Normal: move the bias from 15 to 127. Infinity and NaN: once more, up to 255. */
-    const uint32_t normal = rest + ((127u - 15u) << 23) + (exponent == 0x0f800000 ? (128u - 16u) << 23 : 0);
+    const uint32_t normal =
+        rest + ((127u - 15u) << 23) + (exponent == 0x0f800000 ? (128u - 16u) << 23 : 0);
     /* Zero and subnormal: as a number with exponent 113, less that exponent's one. */
     const float tiny = float_of(rest + (113u << 23)) - float_of(113u << 23);
 
@@ -121,7 +122,7 @@ int64_t nn_row_values(const nn_param *param)
     return nn_rows(param) ? param->numel / nn_rows(param) : 0;
 }
 
-/* [A,B] -> [B,A]. The 3x3 kernel's nine columns are spelt out: reading in order, nine streams out. */
+/* [A,B] -> [B,A]. The 3x3 kernel's nine columns are spelt out: read in order, nine streams out. */
 static void transpose(int64_t a, int64_t b, const float *in, float *out)
 {
     if (b == 9) {
@@ -173,5 +174,6 @@ void nn_rows_to_published(const nn_param *param, int64_t n_rows, const float *in
         return;
     }
     for (int64_t r = 0; r < n_rows; r++)
-        transpose_back(param->dims[1], param->dims[2] * param->dims[3], in + r * row, out + r * row);
+        transpose_back(param->dims[1], param->dims[2] * param->dims[3], in + r * row,
+                       out + r * row);
 }

@@ -10,7 +10,7 @@
 
 bool nn_is_float(ag_dtype dtype); /* one of the four that the next two take */
 
-/* n numbers of a floating dtype (f32, f16, bf16, f64) from and to f32; rounding is to nearest even. */
+/* n numbers of a floating dtype (f32, f16, bf16, f64) from and to f32, rounding to nearest even. */
 void nn_to_f32(ag_dtype from, const void *values, int64_t n, float *out);
 void nn_from_f32(ag_dtype to, const float *values, int64_t n, void *out);
 

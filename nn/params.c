@@ -1,7 +1,7 @@
 /* params.c - the registry of a network's parameters. See params.h.
  *
- * Records are taken one by one, so that pointers to them stay; a table of hashes finds names. Values
- * cross between layouts in nn/layout.c; loading is nn/params_load.c.
+ * Records are taken one by one, so that pointers to them stay; a table of hashes finds names.
+ * Values cross between layouts in nn/layout.c; loading is nn/params_load.c.
  */
 #include "nn/params.h"
 
@@ -49,7 +49,7 @@ void nn_params_free(nn_params *params)
     ag_delete(params);
 }
 
-/* --- names --------------------------------------------------------------------------------------- */
+/* --- names -------------------------------------------------------------------------------- */
 
 void nn_enter(nn_params *params, const char *format, ...)
 {
@@ -58,7 +58,8 @@ void nn_enter(nn_params *params, const char *format, ...)
     int n;
 
     if (params->depth >= MAX_NESTING) {
-        ag_fail(params->ctx, AG_EINVAL, "%s: modules nest deeper than %d", params->prefix, MAX_NESTING);
+        ag_fail(params->ctx, AG_EINVAL, "%s: modules nest deeper than %d", params->prefix,
+                MAX_NESTING);
         params->depth++;
         return;
     }
@@ -68,7 +69,8 @@ void nn_enter(nn_params *params, const char *format, ...)
     va_end(args);
     if (n < 0 || length + (size_t)n + 2 > sizeof params->prefix) {
         params->prefix[length] = '\0';
-        ag_fail(params->ctx, AG_EINVAL, "%s: a name is longer than %d bytes", params->prefix, NN_MAX_NAME);
+        ag_fail(params->ctx, AG_EINVAL, "%s: a name is longer than %d bytes", params->prefix,
+                NN_MAX_NAME);
         return;
     }
     memcpy(params->prefix + length + n, ".", 2);
@@ -88,7 +90,7 @@ const char *nn_here(const nn_params *params, char *text, size_t size)
     return text;
 }
 
-/* --- finding ------------------------------------------------------------------------------------- */
+/* --- finding ------------------------------------------------------------------------------ */
 
 /* The slot where `name` is, or the empty one where it would go. */
 static int64_t *find_slot(const nn_params *params, const char *name)
@@ -134,7 +136,7 @@ static ag_status make_room(nn_params *params)
     return AG_OK;
 }
 
-/* --- declaring ----------------------------------------------------------------------------------- */
+/* --- declaring ---------------------------------------------------------------------------- */
 
 /* Fill the internal shape from the published one; false when the layout does not take it. */
 static bool set_inner(nn_param *param)
@@ -178,8 +180,8 @@ static bool set_shape(nn_param *param, int n_dims, const int64_t *dims)
     return set_inner(param);
 }
 
-nn_param *nn_declare(nn_params *params, const char *name, nn_layout layout, nn_first first, int n_dims,
-                     const int64_t *dims)
+nn_param *nn_declare(nn_params *params, const char *name, nn_layout layout, nn_first first,
+                     int n_dims, const int64_t *dims)
 {
     char full[NN_MAX_NAME], *kept;
     nn_param *param = NULL;
@@ -206,8 +208,8 @@ nn_param *nn_declare(nn_params *params, const char *name, nn_layout layout, nn_f
     param->first = first;
     param->index = params->n;
     if (!set_shape(param, n_dims, dims)) {
-        ag_fail(params->ctx, AG_ESHAPE, "%s: its layout does not take a shape of %d axes like this", full,
-                n_dims);
+        ag_fail(params->ctx, AG_ESHAPE, "%s: its layout does not take a shape of %d axes like this",
+                full, n_dims);
         ag_delete(param);
         return NULL;
     }
@@ -216,7 +218,7 @@ nn_param *nn_declare(nn_params *params, const char *name, nn_layout layout, nn_f
     return param;
 }
 
-/* --- asking -------------------------------------------------------------------------------------- */
+/* --- asking ------------------------------------------------------------------------------- */
 
 ag_ctx *nn_params_ctx(const nn_params *params)
 {
@@ -247,18 +249,20 @@ const char *nn_shape_text(int n_dims, const int64_t *dims, char *text, size_t si
     size_t used = (size_t)snprintf(text, size, "[");
 
     for (int i = 0; i < n_dims && used < size; i++)
-        used += (size_t)snprintf(text + used, size - used, "%s%lld", i ? "," : "", (long long)dims[i]);
+        used +=
+            (size_t)snprintf(text + used, size - used, "%s%lld", i ? "," : "", (long long)dims[i]);
     if (used < size)
         snprintf(text + used, size - used, "]");
     return text;
 }
 
-/* --- memory and gradients ------------------------------------------------------------------------ */
+/* --- memory and gradients ----------------------------------------------------------------- */
 
 ag_status nn_params_alloc(ag_ctx *ctx, nn_params *params, ag_dtype dtype)
 {
     if (dtype != AG_F32 && dtype != AG_BF16 && dtype != AG_F16)
-        return ag_fail(ctx, AG_EDTYPE, "parameters are f32, bf16 or f16, not %s", ag_dtype_name(dtype));
+        return ag_fail(ctx, AG_EDTYPE, "parameters are f32, bf16 or f16, not %s",
+                       ag_dtype_name(dtype));
     for (int64_t i = 0; i < params->n; i++) {
         nn_param *param = params->list[i];
         ag_tensor *value = ag_empty(ctx, AG_MODEL, dtype, param->n_inner, param->inner);
@@ -305,7 +309,7 @@ int64_t nn_params_trainable(const nn_params *params, ag_tensor **values)
     return n;
 }
 
-/* --- values in the published layout -------------------------------------------------------------- */
+/* --- values in the published layout ------------------------------------------------------- */
 
 bool nn_param_takes_shape(const nn_param *param, int n_dims, const int64_t *dims)
 {
@@ -364,7 +368,8 @@ static bool is_at_hand(ag_ctx *ctx, const ag_tensor *t)
     return ag_ctx_device(ctx) == AG_CPU && ag_dtype_of(t) == AG_F32;
 }
 
-ag_status nn_param_unpublish(ag_ctx *ctx, const nn_param *param, ag_tensor *inner, const float *values)
+ag_status nn_param_unpublish(ag_ctx *ctx, const nn_param *param, ag_tensor *inner,
+                             const float *values)
 {
     ag_status status = ag_status_of(ctx);
     const bool is_f32 = inner && ag_dtype_of(inner) == AG_F32;
@@ -380,7 +385,9 @@ ag_status nn_param_unpublish(ag_ctx *ctx, const nn_param *param, ag_tensor *inne
         return AG_OK;
     }
     ordered = ag_new(ctx, (size_t)param->numel, sizeof *ordered, param->name);
-    narrow = is_f32 ? NULL : ag_new(ctx, (size_t)param->numel, ag_dtype_size(ag_dtype_of(inner)), param->name);
+    narrow =
+        is_f32 ? NULL
+               : ag_new(ctx, (size_t)param->numel, ag_dtype_size(ag_dtype_of(inner)), param->name);
     if (!ordered || (!is_f32 && !narrow)) {
         status = ag_status_of(ctx);
         goto out;
@@ -395,7 +402,8 @@ out:
     return status;
 }
 
-ag_status nn_param_publish(ag_ctx *ctx, const nn_param *param, const ag_tensor *inner, float *values)
+ag_status nn_param_publish(ag_ctx *ctx, const nn_param *param, const ag_tensor *inner,
+                           float *values)
 {
     ag_status status = ag_status_of(ctx);
     float *ordered = NULL;

@@ -23,8 +23,8 @@ enum { NN_MAX_PARAM_DIMS = 5, NN_MAX_NAME = 256 };
 /* How the published layout becomes the internal one. Others follow when a network needs them:
  * a linear after flattening C*H*W, 5-D modulated weights, NCHW constants. */
 typedef enum nn_layout {
-    NN_AS_IS, /* the same order: vectors, tables, linear [O,I] */
-    NN_OIHW,  /* convolution: [O,I,kh,kw] published, [O,kh,kw,I] inside */
+    NN_AS_IS,      /* the same order: vectors, tables, linear [O,I] */
+    NN_OIHW,       /* convolution: [O,I,kh,kw] published, [O,kh,kw,I] inside */
     NN_LINEAR_1X1, /* inside a linear [O,I]; stored as [O,I], [O,I,1] or [O,I,1,1] */
     NN_N_LAYOUTS
 } nn_layout;
@@ -57,7 +57,7 @@ typedef struct nn_param {
 
 typedef struct nn_params nn_params;
 
-/* --- declare (while a network is made) --------------------------------------------------------- */
+/* --- declare (while a network is made) ---------------------------------------------------- */
 
 ag_status nn_params_new(nn_params **out, ag_ctx *ctx);
 void nn_params_free(nn_params *params); /* NULL is fine; releases the tensors */
@@ -71,22 +71,22 @@ const char *nn_here(const nn_params *params, char *text, size_t size);
 
 /* A parameter of the published shape `dims`. NULL (and the context failed) for a name declared
  * twice, a name or shape too large, or memory refused; NULL once the context has failed. */
-nn_param *nn_declare(nn_params *params, const char *name, nn_layout layout, nn_first first, int n_dims,
-                     const int64_t *dims);
+nn_param *nn_declare(nn_params *params, const char *name, nn_layout layout, nn_first first,
+                     int n_dims, const int64_t *dims);
 
-/* --- ask ----------------------------------------------------------------------------------------- */
+/* --- ask ---------------------------------------------------------------------------------- */
 
 ag_ctx *nn_params_ctx(const nn_params *params);
-int64_t nn_params_count(const nn_params *params);  /* tensors */
-int64_t nn_params_values(const nn_params *params); /* numbers in all of them */
-nn_param *nn_params_at(const nn_params *params, int64_t i); /* in order of declaration */
+int64_t nn_params_count(const nn_params *params);                    /* tensors */
+int64_t nn_params_values(const nn_params *params);                   /* numbers in all of them */
+nn_param *nn_params_at(const nn_params *params, int64_t i);          /* in order of declaration */
 nn_param *nn_params_find(const nn_params *params, const char *name); /* NULL: there is none */
 /* May a stored tensor of this shape be the parameter's value? */
 bool nn_param_takes_shape(const nn_param *param, int n_dims, const int64_t *dims);
 /* "[320,4,3,3]" into text; returns text. */
 const char *nn_shape_text(int n_dims, const int64_t *dims, char *text, size_t size);
 
-/* --- memory and gradients --------------------------------------------------------------------- */
+/* --- memory and gradients ----------------------------------------------------------------- */
 
 /* Take memory for every value: AG_MODEL, of `dtype` (f32, or bf16/f16 for weights that stay
  * frozen). Content is undefined until it is set, drawn or loaded. */
@@ -98,7 +98,7 @@ int64_t nn_params_train(ag_ctx *ctx, nn_params *params, const char *pattern, boo
  * nn_params_count() entries. Returns how many. */
 int64_t nn_params_trainable(const nn_params *params, ag_tensor **values);
 
-/* --- values in the published layout ------------------------------------------------------------- */
+/* --- values in the published layout ------------------------------------------------------- */
 
 /* Set a parameter from f32 values of the given shape (its own; NN_LINEAR_1X1 takes its three). */
 ag_status nn_param_set_published(ag_ctx *ctx, nn_param *param, const float *values, int n_dims,
@@ -106,11 +106,13 @@ ag_status nn_param_set_published(ag_ctx *ctx, nn_param *param, const float *valu
 /* Get it back: param->numel values. */
 ag_status nn_param_get_published(ag_ctx *ctx, const nn_param *param, float *values);
 /* The same for any tensor of the parameter's internal shape (a gradient, a moment, an average). */
-ag_status nn_param_publish(ag_ctx *ctx, const nn_param *param, const ag_tensor *inner, float *values);
+ag_status nn_param_publish(ag_ctx *ctx, const nn_param *param, const ag_tensor *inner,
+                           float *values);
 /* Set a tensor of the parameter's internal shape from published values. */
-ag_status nn_param_unpublish(ag_ctx *ctx, const nn_param *param, ag_tensor *inner, const float *values);
+ag_status nn_param_unpublish(ag_ctx *ctx, const nn_param *param, ag_tensor *inner,
+                             const float *values);
 
-/* --- loading ------------------------------------------------------------------------------------- */
+/* --- loading ------------------------------------------------------------------------------ */
 
 /* What a weight file says of one of its tensors, under this network's names (renaming old spellings
  * is the reader's part). */
@@ -121,8 +123,8 @@ typedef struct nn_stored {
     int64_t dims[AG_MAX_DIMS];
 } nn_stored;
 
-/* Someone who can read weights. `read` copies `bytes` bytes from `offset` of tensor i's row-major data
- * into `to`; it is called from several threads at once and returns 0 or an errno value. */
+/* Someone who can read weights. `read` copies `bytes` bytes from `offset` of tensor i's row-major
+ * data into `to`; it is called from several threads at once and returns 0 or an errno value. */
 typedef struct nn_reader {
     void *user;
     const char *path; /* for messages */

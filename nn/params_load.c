@@ -1,9 +1,10 @@
 /* params_load.c - filling a network from a weight file, strictly and fast.
  *
- * First every name and shape is compared, and nothing is read when they differ. Then the tensors are cut
- * into pieces of whole rows of about a megabyte, and the threads take piece after piece: read, convert,
- * reorder, store. A piece in the file's own order and format is read straight into the parameter. So the
- * memory needed beside the parameters is a few pieces, and a real U-Net (3.4 GB) loads at the disk's pace.
+ * First every name and shape is compared, and nothing is read when they differ. Then the tensors
+ * are cut into pieces of whole rows of about a megabyte, and the threads take piece after piece:
+ * read, convert, reorder, store. A piece in the file's own order and format is read straight into
+ * the parameter. So the memory needed beside the parameters is a few pieces, and a real U-Net (3.4
+ * GB) loads at the disk's pace.
  */
 #include "nn/params.h"
 
@@ -101,8 +102,7 @@ static ag_status match(ag_ctx *ctx, const nn_params *params, const nn_reader *re
         if (from[i] < 0)
             continue;
         reader->describe(reader->user, from[i], &stored);
-        if (!nn_param_takes_shape(param, stored.n_dims, stored.dims) ||
-            !nn_is_float(stored.dtype))
+        if (!nn_param_takes_shape(param, stored.n_dims, stored.dims) || !nn_is_float(stored.dtype))
             add_shape(&d, param, &stored);
     }
     if (!d.used)
@@ -110,7 +110,8 @@ static ag_status match(ag_ctx *ctx, const nn_params *params, const nn_reader *re
     add_count(&d, d.n_missing, "missing");
     add_count(&d, d.n_extra, "extra");
     add_count(&d, d.n_shapes, "misshapen");
-    return ag_fail(ctx, AG_EDATA, "%s: its tensors are not this network's: %s", reader->path, d.line);
+    return ag_fail(ctx, AG_EDATA, "%s: its tensors are not this network's: %s", reader->path,
+                   d.line);
 }
 
 /* Rows of a piece: whole rows, about PIECE_BYTES as f32. */
@@ -122,8 +123,8 @@ static int64_t rows_per_piece(const nn_param *param)
 }
 
 /* Cut everything into pieces; returns how many, and the largest number of values in one. */
-static int64_t cut(const nn_params *params, const nn_reader *reader, const int64_t *from, piece *pieces,
-                   int64_t *most_values)
+static int64_t cut(const nn_params *params, const nn_reader *reader, const int64_t *from,
+                   piece *pieces, int64_t *most_values)
 {
     int64_t n = 0;
 
@@ -149,8 +150,8 @@ static int64_t cut(const nn_params *params, const nn_reader *reader, const int64
 
 /* Read one piece into `data`, the parameter's storage. stage has room for 16 bytes a value (8 as
  * stored, 4 as f32, 4 reordered). Returns 0 or an errno value. */
-static int read_piece(const nn_reader *reader, const piece *p, char *data, ag_dtype dtype, char *stage,
-                      int64_t most_values)
+static int read_piece(const nn_reader *reader, const piece *p, char *data, ag_dtype dtype,
+                      char *stage, int64_t most_values)
 {
     const int64_t row = nn_row_values(p->param), n = p->n_rows * row, first = p->row * row;
     const size_t stored_size = ag_dtype_size(p->dtype), size = ag_dtype_size(dtype);
@@ -160,8 +161,10 @@ static int read_piece(const nn_reader *reader, const piece *p, char *data, ag_dt
     int error;
 
     if (in_order && p->dtype == dtype)
-        return reader->read(reader->user, p->tensor, (size_t)first * stored_size, (size_t)n * stored_size, to);
-    error = reader->read(reader->user, p->tensor, (size_t)first * stored_size, (size_t)n * stored_size, raw);
+        return reader->read(reader->user, p->tensor, (size_t)first * stored_size,
+                            (size_t)n * stored_size, to);
+    error = reader->read(reader->user, p->tensor, (size_t)first * stored_size,
+                         (size_t)n * stored_size, raw);
     if (error)
         return error;
     if (dtype == AG_F32 && in_order) {
@@ -179,8 +182,8 @@ static int read_piece(const nn_reader *reader, const piece *p, char *data, ag_dt
 }
 
 /* Read every piece with all threads, in host memory. */
-static ag_status read_pieces(ag_ctx *ctx, const nn_reader *reader, const piece *pieces, int64_t n_pieces,
-                             int64_t most_values)
+static ag_status read_pieces(ag_ctx *ctx, const nn_reader *reader, const piece *pieces,
+                             int64_t n_pieces, int64_t most_values)
 {
     const int n_threads = ag_ctx_threads(ctx);
     const size_t stage_bytes = 16 * (size_t)most_values;
@@ -203,7 +206,8 @@ static ag_status read_pieces(ag_ctx *ctx, const nn_reader *reader, const piece *
             stopped = error;
             if (stopped)
                 continue;
-            bad = read_piece(reader, &pieces[i], ag_data(value), ag_dtype_of(value), stage, most_values);
+            bad = read_piece(reader, &pieces[i], ag_data(value), ag_dtype_of(value), stage,
+                             most_values);
             if (bad) {
 #pragma omp critical(nn_load_error)
                 {
@@ -221,7 +225,8 @@ static ag_status read_pieces(ag_ctx *ctx, const nn_reader *reader, const piece *
 }
 
 /* The same for memory that only ag_write() reaches: whole parameters, one after the other. */
-static ag_status read_staged(ag_ctx *ctx, nn_params *params, const nn_reader *reader, const int64_t *from)
+static ag_status read_staged(ag_ctx *ctx, nn_params *params, const nn_reader *reader,
+                             const int64_t *from)
 {
     ag_status status = AG_OK;
 
@@ -238,8 +243,10 @@ static ag_status read_staged(ag_ctx *ctx, nn_params *params, const nn_reader *re
         plain = ag_new(ctx, n, sizeof *plain, param->name);
         if (!raw || !plain) {
             status = ag_status_of(ctx);
-        } else if ((error = reader->read(reader->user, from[i], 0, n * ag_dtype_size(stored.dtype), raw))) {
-            status = ag_fail(ctx, AG_EIO, "%s: reading %s: %s", reader->path, param->name, strerror(error));
+        } else if ((error = reader->read(reader->user, from[i], 0, n * ag_dtype_size(stored.dtype),
+                                         raw))) {
+            status = ag_fail(ctx, AG_EIO, "%s: reading %s: %s", reader->path, param->name,
+                             strerror(error));
         } else {
             nn_to_f32(stored.dtype, raw, param->numel, plain);
             status = nn_param_unpublish(ctx, param, param->value, plain);
@@ -260,7 +267,8 @@ ag_status nn_params_load(ag_ctx *ctx, nn_params *params, const nn_reader *reader
         return status;
     for (int64_t i = 0; i < nn_params_count(params); i++) {
         if (!nn_params_at(params, i)->value)
-            return ag_fail(ctx, AG_EINVAL, "%s: it has no memory to load into", nn_params_at(params, i)->name);
+            return ag_fail(ctx, AG_EINVAL, "%s: it has no memory to load into",
+                           nn_params_at(params, i)->name);
     }
     from = ag_new(ctx, (size_t)nn_params_count(params), sizeof *from, "matching weights");
     status = from ? match(ctx, params, reader, from) : ag_status_of(ctx);

@@ -22,25 +22,25 @@ typedef struct nn_attention_place {
     int index;        /* in the order of a pass, from 0; self and cross alternate */
     bool is_cross;
     int heads;
-    double scale; /* of q k^T */
+    double scale;          /* of q k^T */
     int64_t height, width; /* of the map; height * width queries */
 } nn_attention_place;
 
-/* q [N,height*width,C], k and v [N,Tk,C], C = heads * head size -> [N,height*width,C]. Called instead of
- * the fused op; a default is ag_attention(ctx, q, k, v, heads, scale, false). With checkpointing it
- * is called again in the backward pass. */
+/* q [N,height*width,C], k and v [N,Tk,C], C = heads * head size -> [N,height*width,C]. Called
+ * instead of the fused op; a default is ag_attention(ctx, q, k, v, heads, scale, false). With
+ * checkpointing it is called again in the backward pass. */
 typedef ag_tensor *(*nn_attention_fn)(ag_ctx *ctx, void *user, const nn_attention_place *place,
                                       ag_tensor *q, ag_tensor *k, ag_tensor *v);
 
 typedef struct nn_unet_options {
-    bool checkpointing; /* run residual blocks and transformers again in the backward pass */
-    ag_dtype compute;   /* AG_F32 (0) or AG_BF16 */
+    bool checkpointing;        /* run residual blocks and transformers again in the backward pass */
+    ag_dtype compute;          /* AG_F32 (0) or AG_BF16 */
     nn_attention_fn attention; /* NULL: the fused op */
     void *attention_user;
 } nn_unet_options;
 
-/* Declare the network; values come later (nn/params.h). AG_EINVAL for a configuration that does not fit
- * together (channels not divisible by groups or heads, ...). */
+/* Declare the network; values come later (nn/params.h). AG_EINVAL for a configuration that does not
+ * fit together (channels not divisible by groups or heads, ...). */
 ag_status nn_unet_new(nn_unet **out, ag_ctx *ctx, const nn_unet_config *config);
 void nn_unet_free(nn_unet *net); /* NULL is fine */
 nn_params *nn_unet_params(const nn_unet *net);
