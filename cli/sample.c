@@ -1,0 +1,151 @@
+/* sample.c - agewright sample: pictures from prompts. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/command.h"
+#include "data/file.h"
+#include "edit/generate.h"
+#include "edit/sheet.h"
+#include "train/precision.h"
+
+typedef struct options {
+    const char *model, *revision, *variant, *tokenizer_name, *negative_prompt, *output;
+    cli_texts prompts;
+    int64_t num_images, height, width, seed, steps, batch, columns, zoom;
+    double guidance;
+    int sampler, precision;
+    bool torch_rng, same_latents;
+    cli_device device;
+} options;
+
+#define AT(field) offsetof(options, field)
+
+static const char *const PRECISIONS[] = {"auto", "no", "bf16", NULL};
+
+static const cli_flag FLAGS[] = {
+    {.name = "model", .kind = CLI_TEXT, .offset = AT(model), .value = "MODEL", .required = true,
+     .help = "a diffusers folder, a single-file checkpoint, or a hub id that lies in the local cache"},
+    {.name = "prompt", .kind = CLI_TEXTS, .offset = AT(prompts), .value = "TEXT", .required = true,
+     .help = "one or several; several make a grid"},
+    {.name = "output", .kind = CLI_TEXT, .offset = AT(output), .value = "FILE.png", .required = true,
+     .help = "where the picture goes; of several, the grid"},
+    {.name = "negative_prompt", .kind = CLI_TEXT, .offset = AT(negative_prompt), .value = "TEXT", .fallback = "",
+     .help = "what to steer away from"},
+    {.name = "num_images", .kind = CLI_INT, .offset = AT(num_images), .value = "N", .fallback = "1", .low = 1,
+     .high = 1000, .help = "pictures of each prompt"},
+    {.name = "seed", .kind = CLI_INT, .offset = AT(seed), .value = "N", .fallback = "0", .low = 0, .high = 9e18,
+     .help = "of the first latents"},
+    {.name = "same_latents", .kind = CLI_SWITCH, .offset = AT(same_latents),
+     .help = "begin every prompt from the same latents, to compare prompts"},
+    {.name = "torch_rng", .kind = CLI_SWITCH, .offset = AT(torch_rng),
+     .help = "draw latents as PyTorch's CPU generator does"},
+    {.name = "num_inference_steps", .kind = CLI_INT, .offset = AT(steps), .value = "N", .fallback = "50", .low = 1,
+     .high = 1000, .help = "denoising steps"},
+    {.name = "guidance_scale", .kind = CLI_REAL, .offset = AT(guidance), .value = "G", .fallback = "7.5", .low = 0,
+     .high = 1000, .help = "how strongly to follow the prompt; up to 1: no guidance"},
+    {.name = "scheduler", .kind = CLI_CHOICE, .offset = AT(sampler), .choices = edit_sampler_names,
+     .fallback = "ddim", .help = "the sampler"},
+    {.name = "height", .kind = CLI_INT, .offset = AT(height), .value = "PX", .fallback = "0", .low = 0, .high = 8192,
+     .help = "of a picture; 0: the model's own"},
+    {.name = "width", .kind = CLI_INT, .offset = AT(width), .value = "PX", .fallback = "0", .low = 0, .high = 8192,
+     .help = "of a picture; 0: the model's own"},
+    {.name = "batch", .kind = CLI_INT, .offset = AT(batch), .value = "N", .fallback = "1", .low = 1, .high = 256,
+     .help = "pictures computed at a time"},
+    {.name = "columns", .kind = CLI_INT, .offset = AT(columns), .value = "N", .fallback = "0", .low = 0,
+     .high = 1000, .help = "of the grid; 0: one row per prompt where there are several pictures of each, else square"},
+    {.name = "zoom", .kind = CLI_INT, .offset = AT(zoom), .value = "N", .fallback = "1", .low = 1, .high = 16,
+     .help = "enlarge the pictures of a grid"},
+    {.name = "mixed_precision", .kind = CLI_CHOICE, .offset = AT(precision), .choices = PRECISIONS,
+     .fallback = "auto", .help = "auto is bf16 where the CPU has AMX, else f32"},
+    {.name = "revision", .kind = CLI_TEXT, .offset = AT(revision), .value = "REV", .help = "of a hub id"},
+    {.name = "variant", .kind = CLI_TEXT, .offset = AT(variant), .value = "NAME", .help = "of the weight files"},
+    {.name = "tokenizer_name", .kind = CLI_TEXT, .offset = AT(tokenizer_name), .value = "DIR",
+     .help = "another tokenizer's folder"},
+    {0},
+};
+
+static const cli_group GROUPS[] = {
+    {"what to make", FLAGS, 0}, {"the machine", cli_device_flags, offsetof(options, device)}, {0}};
+
+static const cli_syntax SYNTAX = {
+    .command = "sample",
+    .usage = "--model MODEL --prompt TEXT [TEXT ...] --output FILE.png",
+    .summary = "Make pictures from prompts with Stable Diffusion: DDIM with classifier-free guidance.",
+    .groups = GROUPS,
+};
+
+static void show_step(void *user, int64_t step, int64_t n_steps, ag_tensor *x)
+{
+    (void)user;
+    (void)x;
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "\rstep %lld/%lld ", (long long)step, (long long)n_steps);
+    if (isatty(STDERR_FILENO) && step == n_steps)
+        fprintf(stderr, "\r                        \r");
+}
+
+/* Can the file be made? Found before hours of work, not after. */
+static ag_status check_output(ag_ctx *ctx, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? ag_strdup(ctx, path) : ag_strdup(ctx, ".");
+
+    if (!folder)
+        return ag_status_of(ctx);
+    if (slash)
+        folder[slash == path ? 1 : slash - path] = '\0';
+    if (data_is_folder(path))
+        ag_fail(ctx, AG_EIO, "%s: is a folder, wanted a file name", path);
+    else if (access(folder, W_OK) != 0)
+        ag_fail(ctx, AG_EIO, "%s: the folder %s is not there or cannot be written", path, folder);
+    ag_delete(folder);
+    return ag_status_of(ctx);
+}
+
+static ag_status write_result(ag_ctx *ctx, const options *o, const data_image *images, int64_t n)
+{
+    const int64_t columns = o->columns ? o->columns : o->num_images > 1 && o->prompts.n > 1 ? o->num_images : 0;
+    data_image sheet = {0};
+
+    if (n == 1 && o->zoom == 1)
+        return data_image_write_png(ctx, images, o->output);
+    if (edit_sheet(&sheet, ctx, images, n, columns, 2, o->zoom) == AG_OK)
+        data_image_write_png(ctx, &sheet, o->output);
+    data_image_free(&sheet);
+    return ag_status_of(ctx);
+}
+
+static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
+{
+    const options *o = memory;
+    const pipe_source source = {.model = o->model, .revision = o->revision, .variant = o->variant,
+                                .tokenizer_name = o->tokenizer_name};
+    const int64_t n = o->prompts.n * o->num_images;
+    const edit_generate_options generate = {.prompts = o->prompts.items, .n_prompts = o->prompts.n,
+                                            .negative_prompt = o->negative_prompt, .per_prompt = o->num_images,
+                                            .height = o->height, .width = o->width, .seed = (uint64_t)o->seed,
+                                            .torch_rng = o->torch_rng, .same_latents = o->same_latents,
+                                            .sampler = (edit_sampler_kind)o->sampler, .n_steps = o->steps,
+                                            .guidance = o->guidance, .batch = o->batch,
+                                            .compute = train_compute_dtype(ctx, o->precision), .on_step = show_step};
+    pipe_model *model = NULL;
+    data_image *images;
+
+    (void)parsed;
+    if (check_output(ctx, o->output) != AG_OK || pipe_open(&model, ctx, &source, PIPE_ALL) != AG_OK)
+        return ag_status_of(ctx);
+    images = ag_new(ctx, (size_t)n, sizeof *images, "pictures");
+    if (images && edit_generate(images, ctx, model, &generate) == AG_OK)
+        write_result(ctx, o, images, n);
+    for (int64_t i = 0; images && i < n; i++)
+        data_image_free(&images[i]);
+    ag_delete(images);
+    pipe_close(model);
+    return ag_status_of(ctx);
+}
+
+int cli_sample(int argc, char *const *argv)
+{
+    return cli_run(&SYNTAX, sizeof(options), offsetof(options, device), argc, argv, body);
+}
