@@ -1,9 +1,8 @@
 /* safetensors.h - writing safetensors files. Reading is data/weights.h.
  *
  * The file: 8 bytes, the header's length N, little-endian; N bytes of JSON, name -> {dtype, shape,
- * data_offsets}, padded with spaces to a multiple of 8; the values. Source:
- * safetensors/safetensors:
- * README.md.
+ * data_offsets}, padded with spaces to a multiple of 8; the values.
+ * Source  safetensors/safetensors: README.md.
  */
 #ifndef DATA_SAFETENSORS_H
 #define DATA_SAFETENSORS_H
@@ -15,10 +14,9 @@ extern "C" {
 #endif
 
 /* One tensor to write: its values lie at `values`, or `give` is called for them piece by piece, in
- * order.
- * give copies n_bytes bytes from byte `offset` of the row-major values to `to`; a piece is whole
- * elements and at most DATA_PIECE_BYTES. A failure it returns (with its message in the context)
- * ends the writing. */
+ * order. give copies n_bytes bytes from byte `offset` of the row-major values to `to`; a piece is
+ * whole elements and at most DATA_PIECE_BYTES. A failure it returns (with its message in the
+ * context) ends the writing. */
 typedef struct data_source {
     const char *name;
     data_dtype dtype;

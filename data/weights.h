@@ -131,9 +131,9 @@ ag_status data_weights_read(ag_ctx *ctx, data_weights *weights, int64_t i, void 
 ag_status data_weights_read_f32(ag_ctx *ctx, data_weights *weights, int64_t i, float *to);
 
 /* Copy n_bytes bytes from byte `offset` of tensor i's row-major values. For several threads
- * at once. Returns 0 or an errno value: ERANGE beyond the tensor, ENODATA when the file became shorter,
- * ENOTSUP for DATA_OTHER_DTYPE. Whole elements are wanted where a torch file's strides are not
- * row-major (EINVAL). */
+ * at once. Returns 0 or an errno value: ERANGE beyond the tensor, ENODATA when the file became
+ * shorter, ENOTSUP for DATA_OTHER_DTYPE. Whole elements are wanted where a torch file's strides
+ * are not row-major (EINVAL). */
 int data_weights_pread(const data_weights *weights, int64_t i, size_t offset, size_t n_bytes,
                        void *to);
 
