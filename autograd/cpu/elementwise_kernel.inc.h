@@ -10,19 +10,13 @@
 
 /* --- functions of one argument ---------------------------------------------------------------- */
 
-VEC_INLINE vec silu_0(vec x) { return vec_mul(x, vec_sigmoid(x)); }
-VEC_INLINE vec silu_1(vec x)
-{
-    const vec one = vec_set(1.0f), s = vec_sigmoid(x);
-    return vec_mul(s, vec_fma(x, vec_sub(one, s), one));
-}
 VEC_INLINE vec quick_gelu_0(vec x)
 {
     return vec_mul(x, vec_sigmoid(vec_mul(x, vec_set(1.702f))));
 }
 VEC_INLINE vec quick_gelu_1(vec x) /* silu'(1.702 x) */
 {
-    return silu_1(vec_mul(x, vec_set(1.702f)));
+    return vec_silu_slope(vec_mul(x, vec_set(1.702f)));
 }
 VEC_INLINE vec gelu_0(vec x)
 {
@@ -37,8 +31,9 @@ VEC_INLINE vec gelu_1(vec x)
 }
 VEC_INLINE vec sigmoid_1(vec x)
 {
-    const vec s = vec_sigmoid(x);
-    return vec_mul(s, vec_sub(vec_set(1.0f), s));
+    vec rest;
+    const vec s = vec_sigmoid_rest(x, &rest);
+    return vec_mul(s, rest);
 }
 
 /* y = d f(x) for a whole piece. */
@@ -70,7 +65,7 @@ static bool unary(float *y, ag_unary_kind kind, int order, const float *x, const
 {
     if (order == 0)
         switch (kind) {
-        case AG_SILU: EACH_VECTOR(silu_0); return true;
+        case AG_SILU: EACH_VECTOR(vec_silu); return true;
         case AG_GELU: EACH_VECTOR(gelu_0); return true;
         case AG_QUICK_GELU: EACH_VECTOR(quick_gelu_0); return true;
         case AG_SIGMOID: EACH_VECTOR(vec_sigmoid); return true;
@@ -85,7 +80,7 @@ static bool unary(float *y, ag_unary_kind kind, int order, const float *x, const
         }
     if (order == 1)
         switch (kind) {
-        case AG_SILU: EACH_VECTOR(silu_1); return true;
+        case AG_SILU: EACH_VECTOR(vec_silu_slope); return true;
         case AG_GELU: EACH_VECTOR(gelu_1); return true;
         case AG_QUICK_GELU: EACH_VECTOR(quick_gelu_1); return true;
         case AG_SIGMOID: EACH_VECTOR(sigmoid_1); return true;

@@ -323,15 +323,6 @@ static void chunk_moments(moments *out, const cpu_group_norm *s, const float *x,
     }
 }
 
-VEC_INLINE vec silu(vec z) { return vec_mul(z, vec_sigmoid(z)); }
-
-/* silu'(z) = s (1 + z (1 - s)) */
-VEC_INLINE vec silu_slope(vec z)
-{
-    const vec one = vec_set(1.0f), s = vec_sigmoid(z);
-    return vec_mul(s, vec_fma(z, vec_sub(one, s), one));
-}
-
 /* y = (x - shift) a + b by channel, then SiLU. */
 static void normalise_row(float *y, const float *x, const float *shift, const float *a,
                           const float *b, int64_t cols, bool with_silu)
@@ -341,11 +332,11 @@ static void normalise_row(float *y, const float *x, const float *shift, const fl
         if (n >= VEC_N) {
             const vec z = vec_fma(vec_sub(vec_load(x + c), vec_load(shift + c)), vec_load(a + c),
                                   vec_load(b + c));
-            vec_store(y + c, with_silu ? silu(z) : z);
+            vec_store(y + c, with_silu ? vec_silu(z) : z);
         } else {
             const vec z = vec_fma(vec_sub(vec_load_n(x + c, n), vec_load_n(shift + c, n)),
                                   vec_load_n(a + c, n), vec_load_n(b + c, n));
-            vec_store_n(y + c, with_silu ? silu(z) : z, n);
+            vec_store_n(y + c, with_silu ? vec_silu(z) : z, n);
         }
     }
 }
@@ -427,9 +418,10 @@ static channel_terms terms_at(float *work, const cpu_group_norm *s, const float 
 VEC_INLINE vec z_gradient(vec *hat, vec x, vec d, const channel_terms *t, int64_t c, bool with_silu)
 {
     *hat = vec_mul(vec_sub(x, vec_load(t->mean + c)), vec_load(t->rstd + c));
-    return with_silu ? vec_mul(d, silu_slope(vec_fma(*hat, vec_load(t->gamma + c),
-                                                     vec_load(t->beta + c))))
-                     : d;
+    if (!with_silu)
+        return d;
+    return vec_mul(d, vec_silu_slope(vec_fma(*hat, vec_load(t->gamma + c),
+                                             vec_load(t->beta + c))));
 }
 
 static float z_gradient_1(float *hat, float x, float d, const channel_terms *t, int64_t c,

@@ -252,11 +252,30 @@ VEC_INLINE vec vec_exp(vec x)
                    vec_shift_exponent_(rest));
 }
 
-/* 1 / (1 + e^-x) */
+/* 1 / (1 + e^-x); *rest is 1 minus that without cancellation. */
+VEC_INLINE vec vec_sigmoid_rest(vec x, vec *rest)
+{
+    const vec one = vec_set(1.0f), e = vec_exp_bounded(vec_sub(vec_set(0.0f), x));
+    const vec s = vec_div(one, vec_add(one, e));
+
+    *rest = vec_mul(e, s);
+    return s;
+}
+
 VEC_INLINE vec vec_sigmoid(vec x)
 {
-    const vec one = vec_set(1.0f);
-    return vec_div(one, vec_add(one, vec_exp_bounded(vec_sub(vec_set(0.0f), x))));
+    vec rest;
+    return vec_sigmoid_rest(x, &rest);
+}
+
+VEC_INLINE vec vec_silu(vec x) { return vec_mul(x, vec_sigmoid(x)); }
+
+/* silu'(x) = s (1 + x (1 - s)) */
+VEC_INLINE vec vec_silu_slope(vec x)
+{
+    vec rest;
+    const vec s = vec_sigmoid_rest(x, &rest);
+    return vec_mul(s, vec_fma(x, rest, vec_set(1.0f)));
 }
 
 /* Phi(x), the normal distribution function, and *density = phi(x). The tail is
