@@ -65,7 +65,7 @@ bool data_age_of_name(int64_t *age, const char *name)
     return parse_int(age, digits);
 }
 
-/* --- the table ------------------------------------------------------------------------------------ */
+/* --- the table ------------------------------------------------------------------------------ */
 
 void data_ages_close(data_ages *ages)
 {
@@ -137,7 +137,7 @@ int64_t data_ages_find(const data_ages *ages, const char *name)
     return ages->order[low];
 }
 
-/* --- .npy ----------------------------------------------------------------------------------------- */
+/* --- .npy ----------------------------------------------------------------------------------- */
 
 static ag_status ages_from_npy(data_ages *ages, ag_ctx *ctx, const char *path)
 {
@@ -168,8 +168,8 @@ static ag_status ages_from_npy(data_ages *ages, ag_ctx *ctx, const char *path)
         if (!ages->names[i] || !text)
             status = ag_status_of(ctx);
         else if (!parse_int(&age, text))
-            status = ag_fail(ctx, AG_EDATA, "%s: row %lld (%s): age \"%s\" is not a whole number", path,
-                             (long long)i, ages->names[i], text);
+            status = ag_fail(ctx, AG_EDATA, "%s: row %lld (%s): age \"%s\" is not a whole number",
+                             path, (long long)i, ages->names[i], text);
         ages->ages[i] = (float)age;
     }
 out:
@@ -178,7 +178,7 @@ out:
     return status;
 }
 
-/* --- .csv ----------------------------------------------------------------------------------------- */
+/* --- .csv ----------------------------------------------------------------------------------- */
 
 /* A row is found again by its number when a later one has the same: place[] has an entry for each
  * number there can be. */
@@ -189,8 +189,9 @@ static ag_status ages_add_row(data_ages *ages, int64_t *place, ag_ctx *ctx, cons
     int64_t image;
 
     if (!parse_int(&image, number) || image < 0)
-        return ag_fail(ctx, AG_EDATA, "%s: line %lld: image_number \"%s\", want a whole number of 0 to %d",
-                       path, (long long)line, number, MAX_AGE);
+        return ag_fail(ctx, AG_EDATA,
+                       "%s: line %lld: image_number \"%s\", want a whole number of 0 to %d", path,
+                       (long long)line, number, MAX_AGE);
     if (age < 0) {
         ages->n_bad++;
         if (!ages->first_bad) {
@@ -225,10 +226,11 @@ static ag_status ages_from_csv(data_ages *ages, ag_ctx *ctx, const char *path)
     col_number = data_csv_column(&csv, "image_number");
     col_group = data_csv_column(&csv, "age_group");
     if (col_number < 0 || col_group < 0) {
-        status = ag_fail(ctx, AG_EDATA,
-                         "%s: no column \"%s\" in its header, want the labels of FFHQ-Aging (image_number, "
-                         "age_group, ...) or an .npy file",
-                         path, col_number < 0 ? "image_number" : "age_group");
+        status = ag_fail(
+            ctx, AG_EDATA,
+            "%s: no column \"%s\" in its header, want the labels of FFHQ-Aging (image_number, "
+            "age_group, ...) or an .npy file",
+            path, col_number < 0 ? "image_number" : "age_group");
         goto out;
     }
     place = ag_new(ctx, MAX_AGE + 1, sizeof *place, "image numbers of a label table");
@@ -237,8 +239,9 @@ static ag_status ages_from_csv(data_ages *ages, ag_ctx *ctx, const char *path)
         status = ages_add_row(ages, place, ctx, path, csv.cells[i * csv.n_cols + col_number],
                               csv.cells[i * csv.n_cols + col_group], csv.lines[i]);
     if (status == AG_OK && ages->n == 0 && ages->n_bad)
-        status = ag_fail(ctx, AG_EDATA, "%s: %s, want 0-2, 3-6, 7-9, 10-14, ... 70-120; no row is left", path,
-                         ages->first_bad);
+        status =
+            ag_fail(ctx, AG_EDATA, "%s: %s, want 0-2, 3-6, 7-9, 10-14, ... 70-120; no row is left",
+                    path, ages->first_bad);
 out:
     ag_delete(place);
     data_csv_free(&csv);
@@ -257,15 +260,19 @@ ag_status data_ages_open(data_ages *ages, ag_ctx *ctx, const char *path)
         return ag_fail(ctx, AG_EIO, "%s: %s", path, strerror(errno));
     if (fstat(fileno(file), &info) == 0 && S_ISDIR(info.st_mode)) {
         fclose(file);
-        return ag_fail(ctx, AG_EIO, "%s: wanted a label file (.npy or .csv), this is a folder", path);
+        return ag_fail(ctx, AG_EIO, "%s: wanted a label file (.npy or .csv), this is a folder",
+                       path);
     }
     made.source = fread(head, 1, sizeof head, file) == sizeof head && !memcmp(head, "\x93NUMPY", 6)
                       ? DATA_AGES_NPY
                       : DATA_AGES_CSV;
     fclose(file);
-    if (made.source == DATA_AGES_CSV && strlen(path) > 4 && !strcmp(path + strlen(path) - 4, ".npy"))
-        return ag_fail(ctx, AG_EDATA, "%s: not an npy file (its first bytes are not \\x93NUMPY)", path);
-    status = made.source == DATA_AGES_NPY ? ages_from_npy(&made, ctx, path) : ages_from_csv(&made, ctx, path);
+    if (made.source == DATA_AGES_CSV && strlen(path) > 4 &&
+        !strcmp(path + strlen(path) - 4, ".npy"))
+        return ag_fail(ctx, AG_EDATA, "%s: not an npy file (its first bytes are not \\x93NUMPY)",
+                       path);
+    status = made.source == DATA_AGES_NPY ? ages_from_npy(&made, ctx, path)
+                                          : ages_from_csv(&made, ctx, path);
     if (status != AG_OK) {
         data_ages_close(&made);
         return status;
@@ -275,7 +282,7 @@ ag_status data_ages_open(data_ages *ages, ag_ctx *ctx, const char *path)
     return AG_OK;
 }
 
-/* --- file names ----------------------------------------------------------------------------------- */
+/* --- file names ----------------------------------------------------------------------------- */
 
 ag_status data_ages_from_names(data_ages *ages, ag_ctx *ctx, const char *dir)
 {

@@ -24,9 +24,9 @@ typedef enum data_ages_source { DATA_AGES_NPY, DATA_AGES_CSV, DATA_AGES_NAMES } 
 typedef struct data_ages {
     data_ages_source source;
     int64_t n;
-    char **names;  /* [n], in the order of the file (a folder: sorted by bytes) */
-    float *ages;   /* [n], years */
-    int64_t *order; /* [n]: indices sorted by name, then by place; for data_ages_find */
+    char **names;         /* [n], in the order of the file (a folder: sorted by bytes) */
+    float *ages;          /* [n], years */
+    int64_t *order;       /* [n]: indices sorted by name, then by place; for data_ages_find */
     int64_t n_bad;        /* CSV: rows left out because their age group is unknown */
     int64_t n_duplicates; /* CSV: rows replaced by a later one with the same number */
     char *first_bad;      /* the line and text of the first such row; NULL when none */
@@ -41,8 +41,8 @@ ag_status data_ages_from_names(data_ages *ages, ag_ctx *ctx, const char *dir);
 
 void data_ages_close(data_ages *ages); /* afterwards zeroed; NULL is fine */
 
-/* Look up a file name (without folders). The text must be equal, and the first matching row wins; in a
- * CSV only the part before the extension counts. Returns the index, or -1. */
+/* Look up a file name (without folders). The text must be equal, and the first matching row wins;
+ * in a CSV only the part before the extension counts. Returns the index, or -1. */
 int64_t data_ages_find(const data_ages *ages, const char *name);
 
 /* The age that stands for one of the ten FFHQ-Aging groups ("0-2" 1, "3-6" 5, ... "70-120" 80),

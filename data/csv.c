@@ -1,5 +1,5 @@
-/* csv.c - RFC 4180 in two passes over one copy of the text: count the fields, then cut them apart in
- * place (a field never grows: quotes go, doubled quotes become one).
+/* csv.c - RFC 4180 in two passes over one copy of the text: count the fields, then cut them apart
+ * in place (a field never grows: quotes go, doubled quotes become one).
  */
 #include "data/csv.h"
 
@@ -28,8 +28,8 @@ static ag_status csv_field(const char **field, bool *last, csv_walk *w, bool cut
         w->at++;
         for (;;) {
             if (w->at >= w->n)
-                return ag_fail(w->ctx, AG_EDATA, "%s: line %lld: a quoted field without its end", w->name,
-                               (long long)line);
+                return ag_fail(w->ctx, AG_EDATA, "%s: line %lld: a quoted field without its end",
+                               w->name, (long long)line);
             if (w->text[w->at] == '"' && (w->at + 1 >= w->n || w->text[w->at + 1] != '"'))
                 break;
             if (w->text[w->at] == '"')
@@ -42,8 +42,8 @@ static ag_status csv_field(const char **field, bool *last, csv_walk *w, bool cut
         }
         w->at++;
     } else {
-        while (w->at < w->n && w->text[w->at] != ',' && w->text[w->at] != '\n' && w->text[w->at] != '\r' &&
-               w->text[w->at] != '"')
+        while (w->at < w->n && w->text[w->at] != ',' && w->text[w->at] != '\n' &&
+               w->text[w->at] != '\r' && w->text[w->at] != '"')
             w->at++;
         to = w->text + w->at;
     }
@@ -63,7 +63,8 @@ static ag_status csv_field(const char **field, bool *last, csv_walk *w, bool cut
                        w->text[w->at] == '"'    ? "quote"
                        : w->text[w->at] == '\r' ? "carriage return"
                                                 : "character",
-                       quoted ? "after the end of a quoted field" : "inside a field that is not quoted");
+                       quoted ? "after the end of a quoted field"
+                              : "inside a field that is not quoted");
     w->line += *last;
     w->at++;
     if (cut)
@@ -89,7 +90,8 @@ static bool csv_find_row(csv_walk *w)
 }
 
 /* Walk all rows; the first pass finds *n_rows (with the header) and *n_cols, the second fills. */
-static ag_status csv_rows(csv_walk *w, int *n_cols, int64_t *n_rows, const char **cells, int64_t *lines)
+static ag_status csv_rows(csv_walk *w, int *n_cols, int64_t *n_rows, const char **cells,
+                          int64_t *lines)
 {
     int64_t row = 0;
 
@@ -115,8 +117,8 @@ static ag_status csv_rows(csv_walk *w, int *n_cols, int64_t *n_rows, const char 
         if (row == 0)
             *n_cols = col;
         if (col != *n_cols)
-            return ag_fail(w->ctx, AG_EDATA, "%s: line %lld: %d fields, want %d as in the header", w->name,
-                           (long long)line, col, *n_cols);
+            return ag_fail(w->ctx, AG_EDATA, "%s: line %lld: %d fields, want %d as in the header",
+                           w->name, (long long)line, col, *n_cols);
     }
     *n_rows = row;
     return AG_OK;
@@ -148,7 +150,8 @@ ag_status data_csv_decode(data_csv *csv, ag_ctx *ctx, const void *bytes, size_t 
     if (status != AG_OK)
         goto out;
 
-    made.header = ag_new(ctx, (size_t)(n_rows * made.n_cols), sizeof *made.header, "the cells of a CSV");
+    made.header =
+        ag_new(ctx, (size_t)(n_rows * made.n_cols), sizeof *made.header, "the cells of a CSV");
     lines = ag_new(ctx, (size_t)n_rows, sizeof *lines, "the lines of a CSV");
     made.lines = ag_new(ctx, (size_t)n_rows, sizeof *made.lines, "the lines of a CSV");
     if (!made.header || !lines || !made.lines) {

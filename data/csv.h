@@ -1,8 +1,8 @@
 /* csv.h - comma-separated values (RFC 4180), read whole.
  *
- * A UTF-8 byte order mark, LF or CRLF, quoted fields with doubled quotes and line breaks inside, and
- * blank lines (skipped) are understood. Every row must have as many fields as the first, which is
- * the header.
+ * A UTF-8 byte order mark, LF or CRLF, quoted fields with doubled quotes and line breaks inside,
+ * and blank lines (skipped) are understood. Every row must have as many fields as the first, which
+ * is the header.
  *
  * Ownership  A data_csv owns its text; cells are borrowed. data_csv_free() ends it.
  */

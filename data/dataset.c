@@ -35,7 +35,7 @@ void data_set_close(data_set *set)
     *set = (data_set){0};
 }
 
-/* --- listing -------------------------------------------------------------------------------------- */
+/* --- listing -------------------------------------------------------------------------------- */
 
 static bool is_kind(const char *path, bool folder)
 {
@@ -48,7 +48,8 @@ static ag_status set_add(data_set *set, int64_t *room, ag_ctx *ctx, char *path)
 {
     if (set->n == *room) {
         const int64_t more = *room ? 2 * *room : 64;
-        data_item *items = ag_grow(ctx, set->items, (size_t)more, sizeof *items, "files of a data set");
+        data_item *items =
+            ag_grow(ctx, set->items, (size_t)more, sizeof *items, "files of a data set");
 
         if (!items) {
             ag_delete(path);
@@ -67,7 +68,8 @@ static bool is_thousand(const char *name)
 }
 
 /* Add the pictures of a folder; or, with `thousands`, those of its folders of a thousand. */
-static ag_status set_list(data_set *set, int64_t *room, ag_ctx *ctx, const char *dir, bool thousands)
+static ag_status set_list(data_set *set, int64_t *room, ag_ctx *ctx, const char *dir,
+                          bool thousands)
 {
     const size_t n = strlen(dir);
     const char *slash = n && dir[n - 1] == '/' ? "" : "/";
@@ -76,7 +78,8 @@ static ag_status set_list(data_set *set, int64_t *room, ag_ctx *ctx, const char 
 
     if (!stream)
         return ag_fail(ctx, AG_EIO, "%s: %s", dir,
-                       errno == ENOTDIR ? "wanted a folder of pictures, this is a file" : strerror(errno));
+                       errno == ENOTDIR ? "wanted a folder of pictures, this is a file"
+                                        : strerror(errno));
     while (status == AG_OK) {
         const struct dirent *entry;
         char *path;
@@ -111,7 +114,7 @@ static int compare_paths(const void *a, const void *b)
     return strcmp(((const data_item *)a)->path, ((const data_item *)b)->path);
 }
 
-/* --- ages and checks ------------------------------------------------------------------------------ */
+/* --- ages and checks ------------------------------------------------------------------------ */
 
 /* Give every item its age. In a set of thousands those without a label are left out. */
 static ag_status set_join(data_set *set, ag_ctx *ctx, const char *dir, const data_ages *ages,
@@ -138,8 +141,10 @@ static ag_status set_join(data_set *set, ag_ctx *ctx, const char *dir, const dat
     }
     set->n_no_file = ages->n - n_used;
     if (n_missing && (!leave_out || n_missing == n_files)) {
-        status = ag_fail(ctx, AG_EDATA, "%s: no age for this picture in the labels (%lld of %lld pictures in %s "
-                         "have none)", set->items[first].path, (long long)n_missing, (long long)n_files, dir);
+        status = ag_fail(ctx, AG_EDATA,
+                         "%s: no age for this picture in the labels (%lld of %lld pictures in %s "
+                         "have none)",
+                         set->items[first].path, (long long)n_missing, (long long)n_files, dir);
     } else if (n_missing) {
         for (int64_t i = 0; i < n_files; i++) {
             if (data_ages_find(ages, set->items[i].name) >= 0)
@@ -182,9 +187,10 @@ ag_status data_set_open(data_set *set, ag_ctx *ctx, const char *dir, const data_
         status = set_list(&made, &room, ctx, dir, true);
     }
     if (status == AG_OK && made.n == 0)
-        status = ag_fail(ctx, AG_EDATA,
-                         "%s: no picture in this folder (png, jpg, jpeg, webp, ppm, pgm, pbm, bmp, tif, tiff)",
-                         dir);
+        status = ag_fail(
+            ctx, AG_EDATA,
+            "%s: no picture in this folder (png, jpg, jpeg, webp, ppm, pgm, pbm, bmp, tif, tiff)",
+            dir);
     if (status == AG_OK)
         qsort(made.items, (size_t)made.n, sizeof *made.items, compare_paths);
     if (status == AG_OK && ages)

@@ -1,9 +1,9 @@
 /* dataset.h - a list of pictures and the ages of the people in them.
  *
- * A data set is what stands in a folder at the moment it is opened: picture files (png, jpg, jpeg, webp, ppm, pgm,
- * pbm, bmp, tif, tiff, in either case; names beginning with a dot are left out), sorted by the
- * bytes of their names. A folder that holds FFHQ-Aging's folders of a thousand ("00000",
- * "01000", ...) and no picture of its own is read as such a set.
+ * A data set is what stands in a folder at the moment it is opened: picture files (png, jpg, jpeg,
+ * webp, ppm, pgm, pbm, bmp, tif, tiff, in either case; names beginning with a dot are left out),
+ * sorted by the bytes of their names. A folder that holds FFHQ-Aging's folders of a thousand
+ * ("00000", "01000", ...) and no picture of its own is read as such a set.
  *
  * A data set never knows a network: it gives paths, names and ages.
  *

@@ -54,8 +54,10 @@ ag_status data_image_orient(data_image *img, ag_ctx *ctx, int orientation)
 {
     const int64_t w = img->w, h = img->h;
     const bool turned = orientation >= 5;
-    const bool from_right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
-    const bool from_below = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+    const bool from_right =
+        orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+    const bool from_below =
+        orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
     const int64_t along_w = from_right ? -1 : 1, along_h = from_below ? -w : w;
     const int64_t step_x = turned ? along_h : along_w, step_y = turned ? along_w : along_h;
     const int64_t start = (from_right ? w - 1 : 0) + (from_below ? (h - 1) * w : 0);

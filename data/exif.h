@@ -1,8 +1,8 @@
 /* exif.h - the one thing we want of EXIF: which way up a picture is.
  *
  * Values are those of tag 0x0112 (EXIF 2.32, 4.6.4 A): 1 as stored, 2 mirrored, 3 turned by 180
- * degrees, 4 flipped, 5 transposed, 6 to be turned right by 90 degrees, 7 transversed, 8 to be turned
- * left by 90 degrees.
+ * degrees, 4 flipped, 5 transposed, 6 to be turned right by 90 degrees, 7 transversed, 8 to be
+ * turned left by 90 degrees.
  */
 #ifndef DATA_EXIF_H
 #define DATA_EXIF_H

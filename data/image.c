@@ -17,8 +17,8 @@
 enum { HEAD_BYTES = 64 << 10 };
 
 static const image_reader *const readers[] = {
-    &image_reader_png, &image_reader_jpeg, &image_reader_webp,
-    &image_reader_tiff, &image_reader_bmp, &image_reader_netpbm,
+    &image_reader_png,  &image_reader_jpeg, &image_reader_webp,
+    &image_reader_tiff, &image_reader_bmp,  &image_reader_netpbm,
 };
 
 const char *data_image_format_name(data_image_format format)
@@ -37,7 +37,8 @@ ag_status data_image_new(data_image *img, ag_ctx *ctx, int64_t w, int64_t h)
     uint8_t *pixels = NULL;
 
     if (w < 1 || h < 1 || h > DATA_IMAGE_MAX_PIXELS / w)
-        return ag_fail(ctx, AG_EINVAL, "a picture of %lld x %lld pixels, want 1 to %lld pixels in all",
+        return ag_fail(ctx, AG_EINVAL,
+                       "a picture of %lld x %lld pixels, want 1 to %lld pixels in all",
                        (long long)w, (long long)h, (long long)DATA_IMAGE_MAX_PIXELS);
     pixels = ag_new(ctx, (size_t)(w * h), 3, "the pixels of a picture");
     if (!pixels)
@@ -57,8 +58,8 @@ void data_image_free(data_image *img)
 ag_status image_check_size(ag_ctx *ctx, const image_source *src, int64_t w, int64_t h)
 {
     if (w < 1 || h < 1)
-        return ag_fail(ctx, AG_EDATA, "%s: a picture of %lld x %lld pixels", src->name, (long long)w,
-                       (long long)h);
+        return ag_fail(ctx, AG_EDATA, "%s: a picture of %lld x %lld pixels", src->name,
+                       (long long)w, (long long)h);
     if (w > DATA_IMAGE_MAX_SIDE || h > DATA_IMAGE_MAX_SIDE || w * h > DATA_IMAGE_MAX_PIXELS)
         return ag_fail(ctx, AG_EDATA, "%s: %lld x %lld pixels, at most %d x %d are read", src->name,
                        (long long)w, (long long)h, DATA_IMAGE_MAX_SIDE, DATA_IMAGE_MAX_SIDE);
@@ -97,7 +98,8 @@ static ag_status image_not_known(ag_ctx *ctx, const image_source *src)
     if (src->n == 0)
         return ag_fail(ctx, AG_EDATA, "%s: empty file, want a picture", src->name);
     return ag_fail(ctx, AG_EDATA,
-                   "%s: not a picture: want PNG, JPEG, WebP, TIFF, BMP, PPM, PGM or PBM", src->name);
+                   "%s: not a picture: want PNG, JPEG, WebP, TIFF, BMP, PPM, PGM or PBM",
+                   src->name);
 }
 
 ag_status data_image_decode(data_image *img, ag_ctx *ctx, const void *bytes, size_t n_bytes,
@@ -134,7 +136,7 @@ ag_status data_image_read(data_image *img, ag_ctx *ctx, const char *path, unsign
     return status;
 }
 
-/* --- the size alone ------------------------------------------------------------------------------ */
+/* --- the size alone ------------------------------------------------------------------------- */
 
 /* The first n bytes of a file, or all of it when it is shorter; *whole tells which. */
 static ag_status read_head(uint8_t *head, size_t *n, bool *whole, ag_ctx *ctx, const char *path)
@@ -183,8 +185,8 @@ static ag_status image_size_of(data_image_format *format, int64_t *w, int64_t *h
     return status;
 }
 
-/* The head of a file is enough for most formats. A TIFF keeps its directory anywhere, and a JPEG may
- * have long profiles before its size, so those two are read whole. */
+/* The head of a file is enough for most formats. A TIFF keeps its directory anywhere, and a JPEG
+ * may have long profiles before its size, so those two are read whole. */
 ag_status data_image_probe(data_image_format *format, int64_t *w, int64_t *h, ag_ctx *ctx,
                            const char *path)
 {
@@ -202,8 +204,8 @@ ag_status data_image_probe(data_image_format *format, int64_t *w, int64_t *h, ag
     if (status == AG_OK) {
         image_source src = {.bytes = head, .n = n, .name = path};
         const image_reader *reader = image_find_reader(&src);
-        const bool late = reader && (reader->format == DATA_IMAGE_JPEG ||
-                                     reader->format == DATA_IMAGE_TIFF);
+        const bool late =
+            reader && (reader->format == DATA_IMAGE_JPEG || reader->format == DATA_IMAGE_TIFF);
 
         if (late && !whole) {
             status = data_file_read(&bytes, &n, ctx, path, (size_t)DATA_IMAGE_MAX_BYTES);

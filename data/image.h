@@ -1,7 +1,7 @@
 /* image.h - pictures in files: read any usual format to 8-bit RGB, write PNG.
  *
- * The format is found from the first bytes, never from the name: PNG, JPEG, WebP, TIFF, BMP, and the
- * binary and ASCII netpbm formats (PBM, PGM, PPM). The pixels are those of Pillow's
+ * The format is found from the first bytes, never from the name: PNG, JPEG, WebP, TIFF, BMP, and
+ * the binary and ASCII netpbm formats (PBM, PGM, PPM). The pixels are those of Pillow's
  * Image.open(path).convert("RGB"), byte for byte (scripts/golden_images.py compares):
  *   alpha        is dropped, not blended; a transparent colour stays the colour it is
  *   grey         of 1, 2, 4, 8 bits is spread over 0..255 and copied to the three channels
@@ -71,7 +71,8 @@ ag_status data_image_new(data_image *img, ag_ctx *ctx, int64_t w, int64_t h);
 void data_image_free(data_image *img); /* afterwards zeroed; NULL is fine */
 
 /* Encode as an 8-bit RGB PNG. *bytes is for ag_delete(). */
-ag_status data_image_encode_png(uint8_t **bytes, size_t *n_bytes, ag_ctx *ctx, const data_image *img);
+ag_status data_image_encode_png(uint8_t **bytes, size_t *n_bytes, ag_ctx *ctx,
+                                const data_image *img);
 /* Write a PNG: beside, flushed, then renamed, so that `path` never holds half a picture. */
 ag_status data_image_write_png(ag_ctx *ctx, const data_image *img, const char *path);
 

@@ -4,9 +4,10 @@
  * defaults, give the bytes everybody gets. Grey becomes RGB; four components are taken as Adobe's
  * inverted CMYK (YCCK is converted to it by the library), as Pillow does.
  *
- * What counts as damage: the end before the last row or without the end marker, an entropy-coded segment that
- * stops early, codes that are in no table, lost restart markers. Extra bytes between markers and odd version numbers,
- * which cameras write, do not. More than 100 scans are refused (progressive files can ask for hours).
+ * What counts as damage: the end before the last row or without the end marker, an entropy-coded
+ * segment that stops early, codes that are in no table, lost restart markers. Extra bytes between
+ * markers and odd version numbers, which cameras write, do not. More than 100 scans are refused
+ * (progressive files can ask for hours).
  */
 #include "data/image_internal.h"
 
@@ -72,8 +73,8 @@ static void jpeg_on_progress(j_common_ptr cinfo)
     jpeg_job *job = (jpeg_job *)(void *)cinfo->err;
 
     if (job->cinfo.input_scan_number > MAX_SCANS) {
-        job->status = ag_fail(job->ctx, AG_EDATA, "%s: JPEG with more than %d scans", job->src->name,
-                              MAX_SCANS);
+        job->status = ag_fail(job->ctx, AG_EDATA, "%s: JPEG with more than %d scans",
+                              job->src->name, MAX_SCANS);
         longjmp(job->way_out, 1);
     }
 }
@@ -109,8 +110,9 @@ static void jpeg_start(jpeg_job *job)
     if (status != AG_OK)
         jpeg_stop(job, status);
     if (cinfo->num_components != 1 && cinfo->num_components != 3 && cinfo->num_components != 4)
-        jpeg_stop(job, ag_fail(job->ctx, AG_EUNSUPPORTED, "%s: JPEG with %d components, not 1, 3 or 4",
-                               job->src->name, cinfo->num_components));
+        jpeg_stop(job,
+                  ag_fail(job->ctx, AG_EUNSUPPORTED, "%s: JPEG with %d components, not 1, 3 or 4",
+                          job->src->name, cinfo->num_components));
     cinfo->out_color_space = cinfo->num_components == 4 ? JCS_CMYK : JCS_RGB;
     cinfo->dct_method = JDCT_ISLOW;
     cinfo->do_fancy_upsampling = TRUE;
@@ -150,7 +152,8 @@ static ag_status jpeg_decode_job(jpeg_job *job)
     return AG_OK;
 }
 
-static ag_status jpeg_decode(data_image *img, int *orientation, ag_ctx *ctx, const image_source *src)
+static ag_status jpeg_decode(data_image *img, int *orientation, ag_ctx *ctx,
+                             const image_source *src)
 {
     jpeg_job *job = ag_new(ctx, 1, sizeof *job, "the JPEG reader");
     ag_status status;

@@ -1,18 +1,18 @@
 /* image_netpbm_bmp.c - the two formats that need no library: netpbm (PBM, PGM, PPM) and BMP.
  *
- * netpbm (netpbm.sourceforge.net/doc): P1..P3 ASCII, P4..P6 binary, comments from '#' to the end of a
- * line. Samples are scaled from maxval to 255, rounded half to even; grey with maxval above 255 is
- * scaled to 65535 and clipped at 255, as Pillow has it.
+ * netpbm (netpbm.sourceforge.net/doc): P1..P3 ASCII, P4..P6 binary, comments from '#' to the end of
+ * a line. Samples are scaled from maxval to 255, rounded half to even; grey with maxval above 255
+ * is scaled to 65535 and clipped at 255, as Pillow has it.
  *
- * BMP: headers of 12, 40, 52, 56, 64, 108 and 124 bytes; 1, 2, 4, 8 bits with a palette, plain or RLE; 16
- * bits (555, 565), 24, 32 (alpha dropped); rows from below or from above.
+ * BMP: headers of 12, 40, 52, 56, 64, 108 and 124 bytes; 1, 2, 4, 8 bits with a palette, plain or
+ * RLE; 16 bits (555, 565), 24, 32 (alpha dropped); rows from below or from above.
  */
 #include "data/image_internal.h"
 
 #include <math.h>
 #include <string.h>
 
-/* --- netpbm ------------------------------------------------------------------------------------- */
+/* --- netpbm --------------------------------------------------------------------------------- */
 
 typedef struct pnm_job {
     ag_ctx *ctx;
@@ -61,7 +61,8 @@ static ag_status pnm_number(int64_t *value, pnm_job *job, const char *what)
                        job->src->name, job->kind, what);
     if (!n_digits || (job->at < job->src->n && !pnm_is_blank(job->src->bytes[job->at]) &&
                       job->src->bytes[job->at] != '#'))
-        return ag_fail(job->ctx, AG_EDATA, "%s: damaged P%d picture: byte %lld is no part of a number (%s)",
+        return ag_fail(job->ctx, AG_EDATA,
+                       "%s: damaged P%d picture: byte %lld is no part of a number (%s)",
                        job->src->name, job->kind, (long long)job->at, what);
     return AG_OK;
 }
@@ -79,8 +80,9 @@ static ag_status pnm_header(pnm_job *job)
     if (status == AG_OK && job->kind != 1 && job->kind != 4)
         status = pnm_number(&job->maxval, job, "maximum value");
     if (status == AG_OK && (job->maxval < 1 || job->maxval > 65535))
-        status = ag_fail(job->ctx, AG_EDATA, "%s: P%d picture with maximum value %lld, want 1..65535",
-                         job->src->name, job->kind, (long long)job->maxval);
+        status =
+            ag_fail(job->ctx, AG_EDATA, "%s: P%d picture with maximum value %lld, want 1..65535",
+                    job->src->name, job->kind, (long long)job->maxval);
     return status;
 }
 
@@ -104,17 +106,18 @@ static ag_status pnm_read_ascii(data_image *img, pnm_job *job)
         if (job->kind == 1) { /* bits may stand without blanks */
             pnm_skip_blanks(job);
             if (job->at >= job->src->n || (job->src->bytes[job->at] | 1) != '1')
-                return ag_fail(job->ctx, AG_EDATA, "%s: damaged P1 picture: no 0 or 1 for pixel %lld",
-                               job->src->name, (long long)i);
+                return ag_fail(job->ctx, AG_EDATA,
+                               "%s: damaged P1 picture: no 0 or 1 for pixel %lld", job->src->name,
+                               (long long)i);
             memset(img->pixels + 3 * i, job->src->bytes[job->at++] == '0' ? 255 : 0, 3);
             continue;
         }
         if (pnm_number(&value, job, "last sample") != AG_OK)
             return ag_status_of(job->ctx);
         if (value > job->maxval)
-            return ag_fail(job->ctx, AG_EDATA, "%s: P%d picture: sample %lld is %lld, above its maximum %lld",
-                           job->src->name, job->kind, (long long)i, (long long)value,
-                           (long long)job->maxval);
+            return ag_fail(
+                job->ctx, AG_EDATA, "%s: P%d picture: sample %lld is %lld, above its maximum %lld",
+                job->src->name, job->kind, (long long)i, (long long)value, (long long)job->maxval);
         if (n_chan == 3)
             img->pixels[i] = pnm_scale(job, value);
         else
@@ -132,7 +135,8 @@ static void pnm_read_binary(data_image *img, const pnm_job *job)
     if (job->kind == 4) {
         for (int64_t y = 0; y < img->h; y++, p += (img->w + 7) / 8) {
             for (int64_t x = 0; x < img->w; x++)
-                memset(img->pixels + 3 * (y * img->w + x), p[x >> 3] >> (7 - (x & 7)) & 1 ? 0 : 255, 3);
+                memset(img->pixels + 3 * (y * img->w + x), p[x >> 3] >> (7 - (x & 7)) & 1 ? 0 : 255,
+                       3);
         }
     } else if (job->kind == 6 && job->maxval == 255) {
         memcpy(img->pixels, p, (size_t)n);
@@ -160,15 +164,17 @@ static ag_status pnm_decode(data_image *img, int *orientation, ag_ctx *ctx, cons
     if (status != AG_OK)
         return status;
     if (job.kind >= 4) {
-        n_bytes = job.kind == 4 ? (job.w + 7) / 8 * job.h
-                                : job.w * job.h * (job.kind == 6 ? 3 : 1) * (job.maxval > 255 ? 2 : 1);
+        n_bytes = job.kind == 4
+                      ? (job.w + 7) / 8 * job.h
+                      : job.w * job.h * (job.kind == 6 ? 3 : 1) * (job.maxval > 255 ? 2 : 1);
         job.at++; /* one blank after the header */
     } else {
         n_bytes = job.w * job.h * (job.kind == 1 ? 1 : job.kind == 2 ? 2 : 6) - 1; /* at least */
     }
     if (job.at > src->n || n_bytes > (int64_t)(src->n - job.at))
-        return ag_fail(ctx, AG_EDATA, "%s: damaged P%d picture: %lld bytes of pixels, want %lld", src->name,
-                       job.kind, (long long)(job.at > src->n ? 0 : src->n - job.at), (long long)n_bytes);
+        return ag_fail(ctx, AG_EDATA, "%s: damaged P%d picture: %lld bytes of pixels, want %lld",
+                       src->name, job.kind, (long long)(job.at > src->n ? 0 : src->n - job.at),
+                       (long long)n_bytes);
     status = data_image_new(&made, ctx, job.w, job.h);
     if (status == AG_OK && job.kind >= 4)
         pnm_read_binary(&made, &job);
@@ -200,7 +206,7 @@ static ag_status pnm_size(int64_t *w, int64_t *h, ag_ctx *ctx, const image_sourc
 
 const image_reader image_reader_netpbm = {DATA_IMAGE_NETPBM, pnm_knows, pnm_size, pnm_decode};
 
-/* --- BMP ------------------------------------------------------------------------------------------ */
+/* --- BMP ------------------------------------------------------------------------------------ */
 
 enum { BMP_RAW = 0, BMP_RLE8 = 1, BMP_RLE4 = 2, BMP_BITFIELDS = 3, BMP_ALPHABITFIELDS = 6 };
 
@@ -234,8 +240,8 @@ static ag_status bmp_header(bmp_job *job)
     if (n < 26)
         return bmp_damaged(job, "the file ends inside its header");
     n_head = image_le32(p + 14);
-    if (n_head != 12 && n_head != 40 && n_head != 52 && n_head != 56 && n_head != 64 && n_head != 108 &&
-        n_head != 124)
+    if (n_head != 12 && n_head != 40 && n_head != 52 && n_head != 56 && n_head != 64 &&
+        n_head != 108 && n_head != 124)
         return bmp_damaged(job, "its header has an unknown size");
     if (n < 14 + n_head)
         return bmp_damaged(job, "the file ends inside its header");
@@ -256,8 +262,8 @@ static ag_status bmp_header(bmp_job *job)
         job->entry = 4;
     }
     if (job->compression == BMP_BITFIELDS || job->compression == BMP_ALPHABITFIELDS) {
-        const size_t n_masks = n_head == 40 ? (job->compression == BMP_BITFIELDS ? 3 : 4)
-                                            : (n_head >= 56 ? 4 : 3);
+        const size_t n_masks =
+            n_head == 40 ? (job->compression == BMP_BITFIELDS ? 3 : 4) : (n_head >= 56 ? 4 : 3);
 
         if (n < 54 + 4 * n_masks)
             return bmp_damaged(job, "the file ends inside its colour masks");
@@ -287,8 +293,8 @@ static ag_status bmp_header(bmp_job *job)
     return AG_OK;
 }
 
-/* The bits of v under a mask, spread over 0..255 with the fraction dropped (Pillow's tables for five and
- * six bits). */
+/* The bits of v under a mask, spread over 0..255 with the fraction dropped (Pillow's tables for
+ * five and six bits). */
 static uint8_t bmp_field(uint32_t v, uint32_t mask)
 {
     if (!mask)
@@ -330,7 +336,8 @@ static ag_status bmp_read_rows(data_image *img, const bmp_job *job)
             } else if (job->bits == 24) {
                 rgb[0] = row[3 * x + 2], rgb[1] = row[3 * x + 1], rgb[2] = row[3 * x];
             } else {
-                const uint32_t v = job->bits == 16 ? image_le16(row + 2 * x) : image_le32(row + 4 * x);
+                const uint32_t v =
+                    job->bits == 16 ? image_le16(row + 2 * x) : image_le32(row + 4 * x);
                 for (int c = 0; c < 3; c++)
                     rgb[c] = bmp_field(v, job->mask[c]);
             }
@@ -406,9 +413,9 @@ static ag_status bmp_decode(data_image *img, int *orientation, ag_ctx *ctx, cons
         status = image_check_size(ctx, src, job.w, job.h);
     if (status != AG_OK)
         return status;
-    known = job.compression == BMP_RAW         ? job.bits == 1 || job.bits == 2 || job.bits == 4 ||
-                                             job.bits == 8 || job.bits == 16 || job.bits == 24 ||
-                                             job.bits == 32
+    known = job.compression == BMP_RAW
+                ? job.bits == 1 || job.bits == 2 || job.bits == 4 || job.bits == 8 ||
+                      job.bits == 16 || job.bits == 24 || job.bits == 32
             : job.compression == BMP_BITFIELDS ? job.bits == 16 || job.bits == 32
             : job.compression == BMP_RLE8      ? job.bits == 8 && !job.from_above
             : job.compression == BMP_RLE4      ? job.bits == 4 && !job.from_above
@@ -418,8 +425,9 @@ static ag_status bmp_decode(data_image *img, int *orientation, ag_ctx *ctx, cons
                        src->name, job.bits, job.compression);
     status = data_image_new(&made, ctx, job.w, job.h);
     if (status == AG_OK)
-        status = job.compression == BMP_RLE8 || job.compression == BMP_RLE4 ? bmp_read_rle(&made, &job)
-                                                                            : bmp_read_rows(&made, &job);
+        status = job.compression == BMP_RLE8 || job.compression == BMP_RLE4
+                     ? bmp_read_rle(&made, &job)
+                     : bmp_read_rows(&made, &job);
     if (status == AG_OK) {
         made.had_alpha = job.mask[3] != 0;
         *img = made;

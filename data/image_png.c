@@ -1,11 +1,12 @@
 /* image_png.c - PNG in and out, through libpng.
  *
- * Rows arrive in one of three forms: 8-bit RGB straight into the image; palette indices, looked up here
- * (an index beyond the palette is black, as in Pillow); 16-bit grey, clipped here. Colour
+ * Rows arrive in one of three forms: 8-bit RGB straight into the image; palette indices, looked up
+ * here (an index beyond the palette is black, as in Pillow); 16-bit grey, clipped here. Colour
  * profiles, text and gamma are skipped: nobody else applies them either.
  *
- * libpng leaves by longjmp. So each function below has a twin: the outer one owns everything through a
- * struct that lives in its frame and calls setjmp once; locals of it are not changed afterwards.
+ * libpng leaves by longjmp. So each function below has a twin: the outer one owns everything
+ * through a struct that lives in its frame and calls setjmp once; locals of it are not changed
+ * afterwards.
  */
 #include "data/image_internal.h"
 
@@ -16,7 +17,7 @@
 #include "data/exif.h"
 #include "data/text_file.h"
 
-/* --- reading ---------------------------------------------------------------------------------- */
+/* --- reading -------------------------------------------------------------------------------- */
 
 typedef struct png_job {
     ag_ctx *ctx;
@@ -25,9 +26,8 @@ typedef struct png_job {
     png_structp png;
     png_infop info;
     data_image img;
-    uint8_t *raw;     /* indices [h,w] or 16-bit grey [h,w,2]; NULL when rows go to img */
-    png_bytep *rows;  /* [h] */
-    int orientation;
+    uint8_t *raw;    /* indices [h,w] or 16-bit grey [h,w,2]; NULL when rows go to img */
+    png_bytep *rows; /* [h] */
     ag_status status;
 } png_job;
 
@@ -63,8 +63,9 @@ static void png_stop(png_job *job, ag_status status)
 
 static void png_open(png_job *job)
 {
-    /* Chunks that we do not want are skipped unread: their decompression is where bombs hide. */
-    static const png_byte skipped[] = "iCCP\0iTXt\0tEXt\0zTXt\0sPLT\0hIST\0pCAL\0sCAL\0tIME";
+    /* Chunks that we do not want are skipped unread: their decompression is where bombs hide, and
+     * eXIf has been read in png_walk(). */
+    static const png_byte skipped[] = "iCCP\0iTXt\0tEXt\0zTXt\0sPLT\0hIST\0pCAL\0sCAL\0tIME\0eXIf";
 
     png_set_read_fn(job->png, job, png_on_read);
     png_set_user_limits(job->png, DATA_IMAGE_MAX_SIDE, DATA_IMAGE_MAX_SIDE);
@@ -92,7 +93,8 @@ static void png_prepare(png_job *job)
         status = data_image_new(&job->img, job->ctx, w, h);
     if (status != AG_OK)
         png_stop(job, status);
-    job->img.had_alpha = (type & PNG_COLOR_MASK_ALPHA) || png_get_valid(job->png, job->info, PNG_INFO_tRNS);
+    job->img.had_alpha =
+        (type & PNG_COLOR_MASK_ALPHA) || png_get_valid(job->png, job->info, PNG_INFO_tRNS);
     job->rows = ag_new(job->ctx, (size_t)h, sizeof *job->rows, "rows of a PNG");
     if (!job->rows)
         png_stop(job, AG_ENOMEM);
@@ -150,9 +152,6 @@ static void png_finish(png_job *job)
 
 static ag_status png_decode_job(png_job *job)
 {
-    png_bytep exif = NULL;
-    png_uint_32 n_exif = 0;
-
     if (setjmp(png_jmpbuf(job->png)))
         return job->status;
     png_open(job);
@@ -160,16 +159,39 @@ static ag_status png_decode_job(png_job *job)
     png_read_image(job->png, job->rows);
     png_read_end(job->png, job->info);
     png_finish(job);
-    if (png_get_eXIf_1(job->png, job->info, &n_exif, &exif))
-        job->orientation = data_exif_orientation(exif, n_exif);
     return AG_OK;
+}
+
+/* Walk the chunks (length, four letters, data, CRC) before libpng sees them: it takes memory by a
+ * chunk's length before it reads the chunk. Finds the orientation on the way. */
+static ag_status png_walk(int *orientation, ag_ctx *ctx, const image_source *src)
+{
+    size_t at = 8;
+
+    while (src->n - at >= 12) {
+        const uint8_t *p = src->bytes + at;
+        const size_t n = image_be32(p);
+
+        if (n > src->n - at - 12)
+            break;
+        if (!memcmp(p + 4, "eXIf", 4))
+            *orientation = data_exif_orientation(p + 8, n);
+        if (!memcmp(p + 4, "IEND", 4))
+            return AG_OK;
+        at += 12 + n;
+    }
+    return ag_fail(ctx, AG_EDATA, "%s: damaged PNG: the file ends early, in a chunk at byte %zu",
+                   src->name, at);
 }
 
 static ag_status png_decode(data_image *img, int *orientation, ag_ctx *ctx, const image_source *src)
 {
-    png_job job = {.ctx = ctx, .src = src, .orientation = 1};
-    ag_status status = AG_ENOMEM;
+    png_job job = {.ctx = ctx, .src = src};
+    ag_status status = png_walk(orientation, ctx, src);
 
+    if (status != AG_OK)
+        return status;
+    status = AG_ENOMEM;
     job.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &job, png_on_error, png_on_warning);
     job.info = job.png ? png_create_info_struct(job.png) : NULL;
     if (job.info)
@@ -178,7 +200,6 @@ static ag_status png_decode(data_image *img, int *orientation, ag_ctx *ctx, cons
         ag_fail(ctx, AG_ENOMEM, "%s: no memory for the PNG reader", src->name);
     if (status == AG_OK) {
         *img = job.img;
-        *orientation = job.orientation;
         job.img = (data_image){0};
     }
     png_destroy_read_struct(&job.png, &job.info, NULL);
@@ -196,7 +217,8 @@ static bool png_knows(const uint8_t *bytes, size_t n)
 static ag_status png_size(int64_t *w, int64_t *h, ag_ctx *ctx, const image_source *src)
 {
     if (src->n < 33 || memcmp(src->bytes + 8, "\0\0\0\rIHDR", 8))
-        return ag_fail(ctx, AG_EDATA, "%s: damaged PNG: no IHDR chunk after the signature", src->name);
+        return ag_fail(ctx, AG_EDATA, "%s: damaged PNG: no IHDR chunk after the signature",
+                       src->name);
     *w = image_be32(src->bytes + 16);
     *h = image_be32(src->bytes + 20);
     return AG_OK;
@@ -204,7 +226,7 @@ static ag_status png_size(int64_t *w, int64_t *h, ag_ctx *ctx, const image_sourc
 
 const image_reader image_reader_png = {DATA_IMAGE_PNG, png_knows, png_size, png_decode};
 
-/* --- writing ---------------------------------------------------------------------------------- */
+/* --- writing -------------------------------------------------------------------------------- */
 
 typedef struct png_out {
     ag_ctx *ctx;
@@ -259,7 +281,8 @@ static ag_status png_encode_job(png_out *out, const data_image *img)
     return AG_OK;
 }
 
-ag_status data_image_encode_png(uint8_t **bytes, size_t *n_bytes, ag_ctx *ctx, const data_image *img)
+ag_status data_image_encode_png(uint8_t **bytes, size_t *n_bytes, ag_ctx *ctx,
+                                const data_image *img)
 {
     png_out out = {.ctx = ctx};
     ag_status status = AG_ENOMEM;
@@ -267,7 +290,8 @@ ag_status data_image_encode_png(uint8_t **bytes, size_t *n_bytes, ag_ctx *ctx, c
     if (img->w < 1 || img->h < 1 || img->w > 1000000 || img->h > 1000000)
         return ag_fail(ctx, AG_EINVAL, "cannot make a PNG of %lld x %lld pixels", (long long)img->w,
                        (long long)img->h);
-    out.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &out, png_on_write_error, png_on_warning);
+    out.png =
+        png_create_write_struct(PNG_LIBPNG_VER_STRING, &out, png_on_write_error, png_on_warning);
     out.info = out.png ? png_create_info_struct(out.png) : NULL;
     if (out.info)
         status = png_encode_job(&out, img);

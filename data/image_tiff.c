@@ -3,18 +3,19 @@
  * libtiff decompresses strips or tiles; what their samples mean is done here, so that the bytes are
  * Pillow's:
  *   grey     1, 2, 4, 8 bits spread over 0..255 (inverted when 0 is white);
- *            16 and 32 bits, integers and floats: clipped to 0..255, fractions dropped, never inverted
+ *            16 and 32 bits, integers and floats: clipped to 0..255, fractions dropped,
+ *            never inverted
  *   palette  1, 2, 4, 8 bits; the high bytes of the colour map
  *   RGB      8 bits, or the high bytes of 16; associated alpha is divided out
  *   CMYK     8 bits, or the high bytes of 16
  *   YCbCr    through libjpeg when JPEG-compressed, else through libtiff's RGBA reader (for
  *            uncompressed files Pillow has a conversion of its own, which may differ by one)
- * Extra samples are dropped; samples may be interleaved or in planes. Anything else (Lab, LogLuv, 12
- * bits) is refused by name.
+ *
+ * Extra samples are dropped; samples may be interleaved or in planes. Anything else (Lab, LogLuv,
+ * 12 bits) is refused by name.
  */
 #include "data/image_internal.h"
 
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,7 +38,7 @@ typedef struct tiff_job {
     char message[200]; /* libtiff's first complaint */
 } tiff_job;
 
-/* --- libtiff's view of a file in memory ------------------------------------------------------- */
+/* --- libtiff's view of a file in memory ----------------------------------------------------- */
 
 static tmsize_t tiff_on_read(thandle_t handle, void *to, tmsize_t n)
 {
@@ -80,7 +81,8 @@ static int tiff_on_close(thandle_t handle)
     return 0;
 }
 
-static int tiff_on_error(TIFF *tif, void *user, const char *module, const char *format, va_list args)
+static int tiff_on_error(TIFF *tif, void *user, const char *module, const char *format,
+                         va_list args)
 {
     tiff_job *job = user;
 
@@ -90,7 +92,8 @@ static int tiff_on_error(TIFF *tif, void *user, const char *module, const char *
     return 1; /* said; nothing goes to the terminal */
 }
 
-static int tiff_on_warning(TIFF *tif, void *user, const char *module, const char *format, va_list args)
+static int tiff_on_warning(TIFF *tif, void *user, const char *module, const char *format,
+                           va_list args)
 {
     (void)tif, (void)user, (void)module, (void)format, (void)args;
     return 1;
@@ -112,8 +115,8 @@ static ag_status tiff_open(tiff_job *job)
     TIFFOpenOptionsSetErrorHandlerExtR(options, tiff_on_error, job);
     TIFFOpenOptionsSetWarningHandlerExtR(options, tiff_on_warning, job);
     /* m: no memory map; O: read strip places when they are needed */
-    job->tif = TIFFClientOpenExt(job->src->name, "rmO", job, tiff_on_read, tiff_on_write, tiff_on_seek,
-                                 tiff_on_close, tiff_on_size, NULL, NULL, options);
+    job->tif = TIFFClientOpenExt(job->src->name, "rmO", job, tiff_on_read, tiff_on_write,
+                                 tiff_on_seek, tiff_on_close, tiff_on_size, NULL, NULL, options);
     TIFFOpenOptionsFree(options);
     if (!job->tif)
         return tiff_damaged(job, "no picture directory");
@@ -132,7 +135,7 @@ static ag_status tiff_read_size(int64_t *w, int64_t *h, tiff_job *job)
     return AG_OK;
 }
 
-/* --- from samples to RGB ------------------------------------------------------------------------ */
+/* --- from samples to RGB -------------------------------------------------------------------- */
 
 /* A grey sample of 16 or 32 bits (native order) as 0..255: clipped, fraction dropped. */
 static uint8_t tiff_clip(const tiff_job *job, const uint8_t *p)
@@ -221,8 +224,8 @@ static void tiff_row(const tiff_job *job, uint8_t *rgb, const uint8_t *row, int6
     }
 }
 
-/* One row of n pixels of plane c (planes of RGB, CMYK or one of grey). CMYK planes gather their four
- * inks over four calls in `inks` [w,4], with the colour made after the last. */
+/* One row of n pixels of plane c (planes of RGB, CMYK or one of grey). CMYK planes gather their
+ * four inks over four calls in `inks` [w,4], with the colour made after the last. */
 static void tiff_plane_row(const tiff_job *job, uint8_t *rgb, uint8_t *inks, const uint8_t *row,
                            int64_t n, int c)
 {
@@ -241,7 +244,7 @@ static void tiff_plane_row(const tiff_job *job, uint8_t *rgb, uint8_t *inks, con
     }
 }
 
-/* --- strips and tiles --------------------------------------------------------------------------- */
+/* --- strips and tiles ----------------------------------------------------------------------- */
 
 typedef struct tiff_grid {
     bool tiled;
@@ -280,7 +283,8 @@ static ag_status tiff_find_grid(tiff_grid *grid, tiff_job *job)
     return AG_OK;
 }
 
-static ag_status tiff_read_block(tiff_job *job, const tiff_grid *grid, int64_t x, int64_t y, int plane)
+static ag_status tiff_read_block(tiff_job *job, const tiff_grid *grid, int64_t x, int64_t y,
+                                 int plane)
 {
     tmsize_t got;
 
@@ -289,8 +293,9 @@ static ag_status tiff_read_block(tiff_job *job, const tiff_grid *grid, int64_t x
             job->tif, TIFFComputeTile(job->tif, (uint32_t)x, (uint32_t)y, 0, (uint16_t)plane),
             job->block, (tmsize_t)grid->bytes);
     else
-        got = TIFFReadEncodedStrip(job->tif, TIFFComputeStrip(job->tif, (uint32_t)y, (uint16_t)plane),
-                                   job->block, (tmsize_t)grid->bytes);
+        got =
+            TIFFReadEncodedStrip(job->tif, TIFFComputeStrip(job->tif, (uint32_t)y, (uint16_t)plane),
+                                 job->block, (tmsize_t)grid->bytes);
     if (got < 0 || job->message[0])
         return tiff_damaged(job, "a strip or tile cannot be read");
     if (!grid->tiled) { /* the last strip may be short */
@@ -330,8 +335,8 @@ static ag_status tiff_read_blocks(tiff_job *job)
                     const uint8_t *row = job->block + r * grid.row_bytes;
 
                     if (grid.n_planes > 1)
-                        tiff_plane_row(job, job->img.pixels + 3 * at, inks ? inks + 4 * at : NULL, row,
-                                       n, plane);
+                        tiff_plane_row(job, job->img.pixels + 3 * at, inks ? inks + 4 * at : NULL,
+                                       row, n, plane);
                     else
                         tiff_row(job, job->img.pixels + 3 * at, row, n, grid.in);
                 }
@@ -365,7 +370,7 @@ static ag_status tiff_read_rgba(tiff_job *job)
     return AG_OK;
 }
 
-/* --- the whole ------------------------------------------------------------------------------------ */
+/* --- the whole ------------------------------------------------------------------------------ */
 
 /* Which of the kinds in the top comment this is, or a refusal. */
 static ag_status tiff_check_kind(tiff_job *job)
@@ -378,7 +383,8 @@ static ag_status tiff_check_kind(tiff_job *job)
     switch (job->photometric) {
     case PHOTOMETRIC_MINISWHITE:
     case PHOTOMETRIC_MINISBLACK:
-        ok = (small && job->samples == 1) || (job->bits == 8 && job->format != SAMPLEFORMAT_IEEEFP) ||
+        ok = (small && job->samples == 1) ||
+             (job->bits == 8 && job->format != SAMPLEFORMAT_IEEEFP) ||
              ((job->bits == 16 || job->bits == 32) && job->samples == 1 &&
               !(job->bits == 16 && job->format == SAMPLEFORMAT_IEEEFP));
         break;
@@ -443,7 +449,8 @@ static ag_status tiff_decode_job(tiff_job *job)
     return tiff_read_blocks(job);
 }
 
-static ag_status tiff_decode(data_image *img, int *orientation, ag_ctx *ctx, const image_source *src)
+static ag_status tiff_decode(data_image *img, int *orientation, ag_ctx *ctx,
+                             const image_source *src)
 {
     tiff_job job = {.ctx = ctx, .src = src};
     ag_status status = tiff_decode_job(&job);

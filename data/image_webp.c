@@ -14,7 +14,8 @@ static bool webp_knows(const uint8_t *bytes, size_t n)
     return n >= 12 && !memcmp(bytes, "RIFF", 4) && !memcmp(bytes + 8, "WEBP", 4);
 }
 
-static ag_status webp_features(WebPBitstreamFeatures *features, ag_ctx *ctx, const image_source *src)
+static ag_status webp_features(WebPBitstreamFeatures *features, ag_ctx *ctx,
+                               const image_source *src)
 {
     const VP8StatusCode code = WebPGetFeatures(src->bytes, src->n, features);
 
@@ -54,17 +55,20 @@ static int webp_orientation(const image_source *src)
     return 1;
 }
 
-static ag_status webp_decode(data_image *img, int *orientation, ag_ctx *ctx, const image_source *src)
+static ag_status webp_decode(data_image *img, int *orientation, ag_ctx *ctx,
+                             const image_source *src)
 {
     WebPBitstreamFeatures features;
     data_image made = {0};
     ag_status status = webp_features(&features, ctx, src);
 
     if (status == AG_OK && (uint64_t)image_le32(src->bytes + 4) + 8 > src->n)
-        status = ag_fail(ctx, AG_EDATA, "%s: damaged WebP: %llu bytes of %llu", src->name,
-                         (unsigned long long)src->n, (unsigned long long)image_le32(src->bytes + 4) + 8);
+        status =
+            ag_fail(ctx, AG_EDATA, "%s: damaged WebP: %llu bytes of %llu", src->name,
+                    (unsigned long long)src->n, (unsigned long long)image_le32(src->bytes + 4) + 8);
     if (status == AG_OK && features.has_animation)
-        status = ag_fail(ctx, AG_EUNSUPPORTED, "%s: an animated WebP, want a still picture", src->name);
+        status =
+            ag_fail(ctx, AG_EUNSUPPORTED, "%s: an animated WebP, want a still picture", src->name);
     if (status == AG_OK)
         status = image_check_size(ctx, src, features.width, features.height);
     if (status == AG_OK)

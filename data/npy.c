@@ -1,4 +1,4 @@
-/* npy.c - the .npy format: magic, version, header length, a header that looks like Python, the array.
+/* npy.c - the .npy format: magic, version, header length, a header like Python, the array.
  *
  *   93 'N' 'U' 'M' 'P' 'Y'  major minor  length (2 bytes in version 1, 4 after)
  *   {'descr': '<U21', 'fortran_order': False, 'shape': (2, 2), }   blanks, newline
@@ -9,6 +9,7 @@
 #include "data/npy.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 
 enum { MAX_EMPTY_ITEMS = 1 << 20 }; /* of no bytes each: nothing else bounds them */
 
-/* --- the header ----------------------------------------------------------------------------------- */
+/* --- the header ----------------------------------------------------------------------------- */
 
 typedef struct npy_parser {
     ag_ctx *ctx;
@@ -94,7 +95,8 @@ static ag_status npy_descr(data_npy *npy, npy_parser *p)
     static const struct {
         char kind;
         int sizes[5];
-    } known[] = {{'b', {1}}, {'i', {1, 2, 4, 8}}, {'u', {1, 2, 4, 8}}, {'f', {2, 4, 8}}, {'c', {8, 16}}};
+    } known[] = {
+        {'b', {1}}, {'i', {1, 2, 4, 8}}, {'u', {1, 2, 4, 8}}, {'f', {2, 4, 8}}, {'c', {8, 16}}};
     const uint16_t one = 1;
     const char *text;
     size_t n;
@@ -108,9 +110,11 @@ static ag_status npy_descr(data_npy *npy, npy_parser *p)
     if (status != AG_OK)
         return status;
     if (n < 3 || n > 16 || !strchr("<>|=", text[0]))
-        return npy_wrong(p, "dtype \"%.*s\", want one like \"<U21\" or \"<f4\"", (int)(n > 40 ? 40 : n), text);
+        return npy_wrong(p, "dtype \"%.*s\", want one like \"<U21\" or \"<f4\"",
+                         (int)(n > 40 ? 40 : n), text);
     if (text[1] == 'O')
-        return npy_wrong(p, "an array of objects (a pickle), which is never opened; save it as text");
+        return npy_wrong(p,
+                         "an array of objects (a pickle), which is never opened; save it as text");
     for (size_t i = 2; i < n; i++) {
         if (text[i] < '0' || text[i] > '9')
             return npy_wrong(p, "dtype \"%.*s\", want one like \"<U21\" or \"<f4\"", (int)n, text);
@@ -198,7 +202,7 @@ static ag_status npy_header(data_npy *npy, npy_parser *p)
         status = npy_string(&key, &n, p);
         if (status != AG_OK)
             return status;
-        which = n == 5 && !memcmp(key, "descr", n)           ? HAS_DESCR
+        which = n == 5 && !memcmp(key, "descr", n)            ? HAS_DESCR
                 : n == 13 && !memcmp(key, "fortran_order", n) ? HAS_ORDER
                 : n == 5 && !memcmp(key, "shape", n)          ? HAS_SHAPE
                                                               : 0;
@@ -223,7 +227,7 @@ static ag_status npy_header(data_npy *npy, npy_parser *p)
     return AG_OK;
 }
 
-/* --- the array ------------------------------------------------------------------------------------ */
+/* --- the array ------------------------------------------------------------------------------ */
 
 ag_status data_npy_decode(data_npy *npy, ag_ctx *ctx, const void *bytes, size_t n_bytes,
                           const char *name)
@@ -235,7 +239,8 @@ ag_status data_npy_decode(data_npy *npy, ag_ctx *ctx, const void *bytes, size_t 
     int64_t left, n_items_bytes;
 
     if (n_bytes < 10 || memcmp(b, "\x93NUMPY", 6))
-        return ag_fail(ctx, AG_EDATA, "%s: not an npy file (its first bytes are not \\x93NUMPY)", name);
+        return ag_fail(ctx, AG_EDATA, "%s: not an npy file (its first bytes are not \\x93NUMPY)",
+                       name);
     if (b[6] < 1 || b[6] > 3)
         return ag_fail(ctx, AG_EDATA, "%s: npy version %d.%d, want 1 to 3", name, b[6], b[7]);
     start = b[6] == 1 ? 10 : 12;
@@ -245,8 +250,8 @@ ag_status data_npy_decode(data_npy *npy, ag_ctx *ctx, const void *bytes, size_t 
     if (b[6] > 1)
         n_header |= (size_t)b[10] << 16 | (size_t)b[11] << 24;
     if (n_header > DATA_NPY_MAX_HEADER)
-        return ag_fail(ctx, AG_EDATA, "%s: npy header of %zu bytes, at most %d are read", name, n_header,
-                       DATA_NPY_MAX_HEADER);
+        return ag_fail(ctx, AG_EDATA, "%s: npy header of %zu bytes, at most %d are read", name,
+                       n_header, DATA_NPY_MAX_HEADER);
     if (n_header > n_bytes - start)
         return ag_fail(ctx, AG_EDATA, "%s: the file ends inside its npy header", name);
     p.text = p.at = (const char *)b + start;
@@ -256,7 +261,8 @@ ag_status data_npy_decode(data_npy *npy, ag_ctx *ctx, const void *bytes, size_t 
 
     left = (int64_t)(n_bytes - start - n_header);
     if (made.item_size && made.n_items > left / made.item_size)
-        return ag_fail(ctx, AG_EDATA, "%s: %lld bytes after the npy header, want %lld elements of %lld bytes",
+        return ag_fail(ctx, AG_EDATA,
+                       "%s: %lld bytes after the npy header, want %lld elements of %lld bytes",
                        name, (long long)left, (long long)made.n_items, (long long)made.item_size);
     if (!made.item_size && made.n_items > MAX_EMPTY_ITEMS)
         return ag_fail(ctx, AG_EDATA, "%s: npy array of %lld empty elements", name,
@@ -316,12 +322,23 @@ static uint64_t npy_word(const data_npy *npy, const uint8_t *p, int n)
     return v;
 }
 
+/* IEEE 754 binary16: sign, 5 bits of exponent (bias 15), 10 of fraction. */
+static double half_to_double(uint32_t v)
+{
+    const int exponent = (int)(v >> 10 & 31);
+    const double fraction = (double)(v & 1023);
+    const double size = exponent == 31  ? (v & 1023 ? NAN : INFINITY)
+                        : exponent == 0 ? ldexp(fraction, -24)
+                                        : ldexp(1024.0 + fraction, exponent - 25);
+
+    return v & 0x8000 ? -size : size;
+}
+
 double data_npy_number(const data_npy *npy, int64_t index)
 {
     const uint64_t v = npy_word(npy, npy->items + data_npy_offset(npy, index), (int)npy->item_size);
     const int n_bits = 8 * (int)npy->item_size;
     const uint64_t sign = (uint64_t)1 << (n_bits - 1);
-    _Float16 f2;
     float f4;
     double f8;
 
@@ -333,11 +350,8 @@ double data_npy_number(const data_npy *npy, int64_t index)
     case 'i':
         return v & sign ? -(double)((sign << 1) - v) : (double)v;
     case 'f':
-        if (n_bits == 16) {
-            const uint16_t half = (uint16_t)v;
-            memcpy(&f2, &half, sizeof f2);
-            return (double)f2;
-        }
+        if (n_bits == 16)
+            return half_to_double((uint32_t)v);
         if (n_bits == 32) {
             const uint32_t single = (uint32_t)v;
             memcpy(&f4, &single, sizeof f4);
@@ -350,7 +364,7 @@ double data_npy_number(const data_npy *npy, int64_t index)
     }
 }
 
-/* --- text ----------------------------------------------------------------------------------------- */
+/* --- text ----------------------------------------------------------------------------------- */
 
 static int utf8_encode(char out[4], uint32_t c)
 {
@@ -381,7 +395,7 @@ static int utf8_encode(char out[4], uint32_t c)
 static int utf8_decode(uint32_t *c, const uint8_t *text, size_t n)
 {
     static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    const int len = text[0] < 0x80            ? 1
+    const int len = text[0] < 0x80             ? 1
                     : (text[0] & 0xe0) == 0xc0 ? 2
                     : (text[0] & 0xf0) == 0xe0 ? 3
                     : (text[0] & 0xf8) == 0xf0 ? 4
@@ -437,7 +451,7 @@ char *data_npy_text(ag_ctx *ctx, const data_npy *npy, int64_t index, const char 
     return text;
 }
 
-/* --- writing -------------------------------------------------------------------------------------- */
+/* --- writing -------------------------------------------------------------------------------- */
 
 ag_status data_npy_encode_text2(uint8_t **bytes, size_t *n_bytes, ag_ctx *ctx,
                                 const char *const *cells, int64_t n, int64_t min_width)
@@ -456,13 +470,15 @@ ag_status data_npy_encode_text2(uint8_t **bytes, size_t *n_bytes, ag_ctx *ctx,
         for (size_t at = 0; at < len; at += (size_t)taken, n_codes++) {
             taken = utf8_decode(&c, (const uint8_t *)cells[i] + at, len - at);
             if (!taken)
-                return ag_fail(ctx, AG_EDATA, "cannot write \"%s\" into an npy file: not UTF-8", cells[i]);
+                return ag_fail(ctx, AG_EDATA, "cannot write \"%s\" into an npy file: not UTF-8",
+                               cells[i]);
         }
         width = n_codes > width ? n_codes : width;
     }
-    length = snprintf(head + 10, sizeof head - 10,
-                      "{'descr': '<U%" PRId64 "', 'fortran_order': False, 'shape': (%" PRId64 ", 2), }",
-                      width, n);
+    length =
+        snprintf(head + 10, sizeof head - 10,
+                 "{'descr': '<U%" PRId64 "', 'fortran_order': False, 'shape': (%" PRId64 ", 2), }",
+                 width, n);
     if (n < 0 || width > (1 << 24) || n > INT64_MAX / (8 * width) || length > (int)sizeof head - 11)
         return ag_fail(ctx, AG_EINVAL, "an npy file of %lld rows is too large", (long long)n);
     memset(head + 10 + length, ' ', sizeof head - 10 - (size_t)length);

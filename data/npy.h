@@ -23,8 +23,8 @@ typedef struct data_npy {
     int64_t item_size; /* bytes of one element */
     int n_dims;
     int64_t dims[DATA_NPY_MAX_DIMS];
-    int64_t n_items;   /* product of dims */
-    uint8_t *items;    /* n_items * item_size bytes, as stored */
+    int64_t n_items;    /* product of dims */
+    uint8_t *items;     /* n_items * item_size bytes, as stored */
     int64_t n_trailing; /* bytes after the array, which were ignored */
 } data_npy;
 
@@ -38,15 +38,16 @@ void data_npy_free(data_npy *npy); /* afterwards zeroed; NULL is fine */
 int64_t data_npy_offset(const data_npy *npy, int64_t index);
 
 /* Element `index` (C order) of a text array as UTF-8, for ag_delete(). Trailing zeros are
- * padding; U values beyond 0x10FFFF, surrogates and inner zeros are AG_EDATA, as are S elements that are not
- * UTF-8. NULL (and failed) otherwise; `name` stands for the file in messages. */
+ * padding; U values beyond 0x10FFFF, surrogates and inner zeros are AG_EDATA, as are S elements
+ * that are not UTF-8. NULL (and failed) otherwise; `name` stands for the file in messages. */
 char *data_npy_text(ag_ctx *ctx, const data_npy *npy, int64_t index, const char *name);
 
 /* Element `index` (C order) of a bool, integer or float array as double. */
 double data_npy_number(const data_npy *npy, int64_t index);
 
 /* Write a [n, 2] array of text, version 1.0, "<U" as wide as the longest element (at least
- * min_width; 21 is what NumPy gives for names beside ages). cells: n * 2 UTF-8 texts, row by row. */
+ * min_width; 21 is what NumPy gives for names beside ages). cells: n * 2 UTF-8 texts, row by row.
+ */
 ag_status data_npy_write_text2(ag_ctx *ctx, const char *path, const char *const *cells, int64_t n,
                                int64_t min_width);
 /* The same into memory; *bytes is for ag_delete(). */

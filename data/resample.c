@@ -1,10 +1,11 @@
 /* resample.c - Pillow's resampling, and the two ways in which pictures reach a network.
  *
  * Per output index d, with scale = in / out, f = max(scale, 1), centre = (d + 1/2) scale:
- *   taps    from max(0, trunc(centre - a f + 1/2)) up to min(in, trunc(centre + a f + 1/2)), exclusive
- *   weight  of tap t: k((t - centre + 1/2) / f), normalised to sum 1, then 22-bit fixed point rounded
- *           half away from zero
+ *   taps    from max(0, trunc(centre - a f + 1/2)) to before min(in, trunc(centre + a f + 1/2))
+ *   weight  of tap t: k((t - centre + 1/2) / f), normalised to sum 1, then 22-bit fixed point
+ *           rounded half away from zero
  *   value   clamp((2^21 + sum weight pixel) >> 22)
+ *
  * a is the support of the filter k. The pass across goes first, unless the height loses more than
  * twice the pixels that the width loses (Pillow 13; older ones always begin across, and differ in a
  * last bit for pictures so tall). Doubles are formed in the order Pillow forms them, because a last
@@ -15,13 +16,12 @@
  */
 #include "data/resample.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
 enum { WEIGHT_BITS = 22 };
 
-/* --- filters -------------------------------------------------------------------------------------- */
+/* --- filters -------------------------------------------------------------------------------- */
 
 static double triangle(double x)
 {
@@ -77,7 +77,7 @@ ag_status data_filter_parse(data_filter *filter, ag_ctx *ctx, const char *name)
                    "interpolation is nearest, bilinear, bicubic or lanczos, not \"%s\"", name);
 }
 
-/* --- one axis --------------------------------------------------------------------------------------- */
+/* --- one axis ------------------------------------------------------------------------------- */
 
 /* The taps of every output index along one axis. */
 typedef struct axis_taps {
@@ -94,7 +94,8 @@ static void axis_free(axis_taps *axis)
     ag_delete(axis->weights);
 }
 
-static ag_status axis_make(axis_taps *axis, ag_ctx *ctx, int64_t in, int64_t out, data_filter filter)
+static ag_status axis_make(axis_taps *axis, ag_ctx *ctx, int64_t in, int64_t out,
+                           data_filter filter)
 {
     const double scale = (double)in / (double)out;
     const double f = scale < 1.0 ? 1.0 : scale;
@@ -106,7 +107,8 @@ static ag_status axis_make(axis_taps *axis, ag_ctx *ctx, int64_t in, int64_t out
     axis->most = (int64_t)ceil(support) * 2 + 1;
     axis->first = ag_new(ctx, (size_t)out, sizeof *axis->first, "taps of a resize");
     axis->count = ag_new(ctx, (size_t)out, sizeof *axis->count, "taps of a resize");
-    axis->weights = ag_new(ctx, (size_t)(out * axis->most), sizeof *axis->weights, "weights of a resize");
+    axis->weights =
+        ag_new(ctx, (size_t)(out * axis->most), sizeof *axis->weights, "weights of a resize");
     w = ag_new(ctx, (size_t)axis->most, sizeof *w, "weights of a resize");
     if (!axis->first || !axis->count || !axis->weights || !w) {
         status = AG_ENOMEM;
@@ -166,7 +168,8 @@ static void resize_rows(data_image *out, const data_image *in, const axis_taps *
 }
 
 /* Rows are summed whole, so that the inner loop runs along memory. sums: [3 w]. */
-static void resize_columns(data_image *out, const data_image *in, const axis_taps *axis, int32_t *sums)
+static void resize_columns(data_image *out, const data_image *in, const axis_taps *axis,
+                           int32_t *sums)
 {
     const int64_t n = 3 * out->w;
 
@@ -187,9 +190,10 @@ static void resize_columns(data_image *out, const data_image *in, const axis_tap
     }
 }
 
-/* --- whole pictures --------------------------------------------------------------------------------- */
+/* --- whole pictures ------------------------------------------------------------------------- */
 
-/* Nearest: the source of x is trunc of 0.5 scale + x scale, summed up step by step as Pillow does. */
+/* Nearest: the source of x is trunc of 0.5 scale + x scale, summed up step by step as Pillow
+ * does. */
 static ag_status resize_nearest(data_image *out, ag_ctx *ctx, const data_image *in)
 {
     const double sx = (double)in->w / (double)out->w, sy = (double)in->h / (double)out->h;
@@ -205,13 +209,15 @@ static ag_status resize_nearest(data_image *out, ag_ctx *ctx, const data_image *
         const int64_t from_y = (int64_t)at < in->h ? (int64_t)at : in->h - 1;
 
         for (int64_t x = 0; x < out->w; x++)
-            memcpy(out->pixels + 3 * (y * out->w + x), in->pixels + 3 * (from_y * in->w + from_x[x]), 3);
+            memcpy(out->pixels + 3 * (y * out->w + x),
+                   in->pixels + 3 * (from_y * in->w + from_x[x]), 3);
     }
     ag_delete(from_x);
     return AG_OK;
 }
 
-static ag_status resize_filtered(data_image *out, ag_ctx *ctx, const data_image *in, data_filter filter)
+static ag_status resize_filtered(data_image *out, ag_ctx *ctx, const data_image *in,
+                                 data_filter filter)
 {
     const bool down_first = in->h > out->h && in->h - out->h > 2 * (in->w - out->w);
     axis_taps across = {0}, down = {0};
@@ -223,7 +229,8 @@ static ag_status resize_filtered(data_image *out, ag_ctx *ctx, const data_image 
         status = axis_make(&across, ctx, in->w, out->w, filter);
     if (status == AG_OK && out->h != in->h) {
         status = axis_make(&down, ctx, in->h, out->h, filter);
-        sums = ag_new(ctx, (size_t)(down_first ? in->w : out->w) * 3, sizeof *sums, "a row of a resize");
+        sums = ag_new(ctx, (size_t)(down_first ? in->w : out->w) * 3, sizeof *sums,
+                      "a row of a resize");
         if (!sums)
             status = AG_ENOMEM;
     }
@@ -261,15 +268,15 @@ static void hand_over(data_image *out, const data_image *in, data_image *made)
     *out = *made;
 }
 
-ag_status data_image_resize(data_image *out, ag_ctx *ctx, const data_image *in, int64_t w, int64_t h,
-                            data_filter filter)
+ag_status data_image_resize(data_image *out, ag_ctx *ctx, const data_image *in, int64_t w,
+                            int64_t h, data_filter filter)
 {
     data_image made = {0};
     ag_status status;
 
     if (w > 4 * DATA_IMAGE_MAX_SIDE || h > 4 * DATA_IMAGE_MAX_SIDE)
-        return ag_fail(ctx, AG_EINVAL, "resize to %lld x %lld pixels, at most %d a side", (long long)w,
-                       (long long)h, 4 * DATA_IMAGE_MAX_SIDE);
+        return ag_fail(ctx, AG_EINVAL, "resize to %lld x %lld pixels, at most %d a side",
+                       (long long)w, (long long)h, 4 * DATA_IMAGE_MAX_SIDE);
     if (out == in && w == in->w && h == in->h)
         return AG_OK;
     status = data_image_new(&made, ctx, w, h);
@@ -296,16 +303,18 @@ ag_status data_image_crop(data_image *out, ag_ctx *ctx, const data_image *in, in
 
     if (left < 0 || top < 0 || w < 1 || h < 1 || w > in->w || h > in->h || left > in->w - w ||
         top > in->h - h)
-        return ag_fail(ctx, AG_EINVAL, "crop of %lld x %lld at (%lld, %lld) out of a picture of %lld x %lld",
-                       (long long)w, (long long)h, (long long)left, (long long)top, (long long)in->w,
-                       (long long)in->h);
+        return ag_fail(ctx, AG_EINVAL,
+                       "crop of %lld x %lld at (%lld, %lld) out of a picture of %lld x %lld",
+                       (long long)w, (long long)h, (long long)left, (long long)top,
+                       (long long)in->w, (long long)in->h);
     if (out == in && w == in->w && h == in->h)
         return AG_OK;
     status = data_image_new(&made, ctx, w, h);
     if (status != AG_OK)
         return status;
     for (int64_t y = 0; y < h; y++)
-        memcpy(made.pixels + 3 * y * w, in->pixels + 3 * ((top + y) * in->w + left), (size_t)(3 * w));
+        memcpy(made.pixels + 3 * y * w, in->pixels + 3 * ((top + y) * in->w + left),
+               (size_t)(3 * w));
     hand_over(out, in, &made);
     return AG_OK;
 }
@@ -419,7 +428,8 @@ ag_status data_image_load_editing(data_image *out, ag_ctx *ctx, const char *path
 
     if (status == AG_OK) {
         const int64_t side = img.w < img.h ? img.w : img.h;
-        status = data_image_crop(&img, ctx, &img, (img.w - side) / 2, (img.h - side) / 2, side, side);
+        status =
+            data_image_crop(&img, ctx, &img, (img.w - side) / 2, (img.h - side) / 2, side, side);
     }
     if (status == AG_OK)
         status = data_image_resize(&img, ctx, &img, R, R, DATA_BICUBIC);

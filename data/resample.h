@@ -1,11 +1,11 @@
 /* resample.h - resize, crop, flip pictures, and turn them into what a network eats.
  *
- * Resizing gives Pillow's bytes: two passes with 8 bits between them, weights in 22-bit fixed point,
- * widened by the scale when shrinking (antialiasing). A pass whose size does not change is skipped.
- * Which pass is first follows Pillow 13 (see resample.c).
+ * Resizing gives Pillow's bytes: two passes with 8 bits between them, weights in 22-bit fixed
+ * point, widened by the scale when shrinking (antialiasing). A pass whose size does not change is
+ * skipped. Which pass is first follows Pillow 13 (see resample.c).
  *
- * Ownership  Results are new images of the caller (data_image_free); inputs are only read. `out` may be
- *            the address of the input: the old pixels are freed after success.
+ * Ownership  Results are new images of the caller (data_image_free); inputs are only read. `out`
+ *            may be the address of the input: the old pixels are freed after success.
  */
 #ifndef DATA_RESAMPLE_H
 #define DATA_RESAMPLE_H
@@ -27,8 +27,8 @@ typedef enum data_filter {
 /* "nearest", "bilinear", "bicubic", "lanczos"; AG_EINVAL names the nearest known word. */
 ag_status data_filter_parse(data_filter *filter, ag_ctx *ctx, const char *name);
 
-ag_status data_image_resize(data_image *out, ag_ctx *ctx, const data_image *in, int64_t w, int64_t h,
-                            data_filter filter);
+ag_status data_image_resize(data_image *out, ag_ctx *ctx, const data_image *in, int64_t w,
+                            int64_t h, data_filter filter);
 
 /* The rectangle of w x h pixels whose upper left corner is (left, top); it must lie inside. */
 ag_status data_image_crop(data_image *out, ag_ctx *ctx, const data_image *in, int64_t left,

@@ -56,7 +56,7 @@ static inline void check_ok(ag_ctx *ctx, ag_status status)
     assert_int_equal(ag_status_of(ctx), AG_OK);
 }
 
-/* The call must have failed in this way with these words in its one line, which is then forgotten. */
+/* The call must have failed so, with these words in its one line; which is then forgotten. */
 static inline void check_fails(ag_ctx *ctx, ag_status status, ag_status want, const char *words)
 {
     assert_int_equal(status, want);

@@ -57,7 +57,8 @@ static int tear_down(void **state)
 
 static void test_npy(void **state)
 {
-    static const char *const cells[] = {"b.jpg", "35", "a.jpg", " +1 ", "b.jpg", "36", "c.jpg", "-2"};
+    static const char *const cells[] = {"b.jpg", "35", "a.jpg", " +1 ",
+                                        "b.jpg", "36", "c.jpg", "-2"};
     static const char *const point[] = {"a.jpg", "1", "b.jpg", "35.0"};
     static const char *const nothing[] = {"a.jpg", ""};
     ag_ctx *ctx = check_context();
@@ -68,7 +69,8 @@ static void test_npy(void **state)
     check_ok(ctx, data_ages_open(&ages, ctx, in_folder("ages.npy")));
     assert_int_equal(ages.n, 4);
     assert_string_equal(ages.names[0], "b.jpg"); /* the order of the file is kept */
-    assert_true(ages.ages[0] == 35 && ages.ages[1] == 1 && ages.ages[2] == 36 && ages.ages[3] == -2);
+    assert_true(ages.ages[0] == 35 && ages.ages[1] == 1 && ages.ages[2] == 36 &&
+                ages.ages[3] == -2);
     assert_int_equal(data_ages_find(&ages, "b.jpg"), 0); /* the first row wins */
     assert_int_equal(data_ages_find(&ages, "a.jpg"), 1);
     assert_int_equal(data_ages_find(&ages, "A.jpg"), -1);
@@ -81,12 +83,15 @@ static void test_npy(void **state)
                 "row 1 (b.jpg): age \"35.0\" is not a whole number");
     check_ok(ctx, data_npy_write_text2(ctx, in_folder("ages.npy"), nothing, 1, 21));
     check_fails(ctx, data_ages_open(&ages, ctx, in_folder("ages.npy")), AG_EDATA, "row 0 (a.jpg)");
-    check_fails(ctx, data_ages_open(&ages, ctx, "tests/golden/npy/i4.npy"), AG_EDATA, "want text of shape (N, 2)");
-    check_fails(ctx, data_ages_open(&ages, ctx, "tests/golden/npy/one_dim.npy"), AG_EDATA, "1 dimensions");
+    check_fails(ctx, data_ages_open(&ages, ctx, "tests/golden/npy/i4.npy"), AG_EDATA,
+                "want text of shape (N, 2)");
+    check_fails(ctx, data_ages_open(&ages, ctx, "tests/golden/npy/one_dim.npy"), AG_EDATA,
+                "1 dimensions");
     check_fails(ctx, data_ages_open(&ages, ctx, in_folder("none.npy")), AG_EIO, "No such file");
     check_fails(ctx, data_ages_open(&ages, ctx, folder), AG_EIO, "a folder");
     put_text("fake.npy", "a,b\n");
-    check_fails(ctx, data_ages_open(&ages, ctx, in_folder("fake.npy")), AG_EDATA, "not an npy file");
+    check_fails(ctx, data_ages_open(&ages, ctx, in_folder("fake.npy")), AG_EDATA,
+                "not an npy file");
     check_ok(ctx, data_ages_open(&ages, ctx, "tests/golden/npy/u21_big.npy"));
     assert_string_equal(ages.names[2], "größe \xf0\x9d\x94\xb8.png");
     assert_true(ages.ages[2] == 8);
@@ -109,7 +114,8 @@ static void test_csv(void **state)
     assert_int_equal(ages.n, 3);
     assert_string_equal(ages.names[0], "00007.png");
     assert_string_equal(ages.names[1], "12345.png");
-    assert_true(ages.ages[0] == 60 && ages.ages[1] == 80 && ages.ages[2] == 5); /* the last 7 wins */
+    assert_true(ages.ages[0] == 60 && ages.ages[1] == 80 &&
+                ages.ages[2] == 5); /* the last 7 wins */
     assert_int_equal(ages.n_duplicates, 1);
     assert_int_equal(ages.n_bad, 1);
     assert_string_equal(ages.first_bad, "line 6: age_group \"Mar-06\"");
@@ -119,11 +125,14 @@ static void test_csv(void **state)
     data_ages_close(&ages);
 
     put_text("labels.csv", "image,age_group\n1,0-2\n");
-    check_fails(ctx, data_ages_open(&ages, ctx, in_folder("labels.csv")), AG_EDATA, "no column \"image_number\"");
+    check_fails(ctx, data_ages_open(&ages, ctx, in_folder("labels.csv")), AG_EDATA,
+                "no column \"image_number\"");
     put_text("labels.csv", "image_number,age_group\nx,0-2\n");
-    check_fails(ctx, data_ages_open(&ages, ctx, in_folder("labels.csv")), AG_EDATA, "line 2: image_number \"x\"");
+    check_fails(ctx, data_ages_open(&ages, ctx, in_folder("labels.csv")), AG_EDATA,
+                "line 2: image_number \"x\"");
     put_text("labels.csv", "image_number,age_group\n1,0-3\n");
-    check_fails(ctx, data_ages_open(&ages, ctx, in_folder("labels.csv")), AG_EDATA, "line 2: age_group \"0-3\"");
+    check_fails(ctx, data_ages_open(&ages, ctx, in_folder("labels.csv")), AG_EDATA,
+                "line 2: age_group \"0-3\"");
     ag_ctx_free(ctx);
 }
 
@@ -132,8 +141,9 @@ static void test_groups(void **state)
     static const struct {
         const char *group;
         int age;
-    } want[] = {{"0-2", 1},    {"3-6", 5},    {"7-9", 8},    {"10-14", 12}, {"15-19", 17}, {"20-29", 25},
-                {"30-39", 35}, {"40-49", 45}, {"50-69", 60}, {"70-120", 80}, {"", -1},     {"70+", -1}};
+    } want[] = {{"0-2", 1},    {"3-6", 5},     {"7-9", 8},    {"10-14", 12},
+                {"15-19", 17}, {"20-29", 25},  {"30-39", 35}, {"40-49", 45},
+                {"50-69", 60}, {"70-120", 80}, {"", -1},      {"70+", -1}};
 
     (void)state;
     for (size_t i = 0; i < sizeof want / sizeof *want; i++)
@@ -183,13 +193,16 @@ static void test_set(void **state)
 
     (void)state;
     assert_int_equal(mkdir(in_folder("flat"), 0777), 0);
-    check_fails(ctx, data_set_open(&set, ctx, in_folder("flat"), NULL, 0), AG_EDATA, "no picture in this folder");
-    check_fails(ctx, data_set_open(&set, ctx, in_folder("nowhere"), NULL, 0), AG_EIO, "No such file");
+    check_fails(ctx, data_set_open(&set, ctx, in_folder("flat"), NULL, 0), AG_EDATA,
+                "no picture in this folder");
+    check_fails(ctx, data_set_open(&set, ctx, in_folder("nowhere"), NULL, 0), AG_EIO,
+                "No such file");
     put_picture("flat/a.jpeg");
     put_picture("flat/B.PNG");
     put_text("flat/readme.md", "x");
     assert_int_equal(mkdir(in_folder("flat/sub.png"), 0777), 0); /* a folder is no picture */
-    check_fails(ctx, data_set_open(&set, ctx, in_folder("flat/a.jpeg"), NULL, 0), AG_EIO, "this is a file");
+    check_fails(ctx, data_set_open(&set, ctx, in_folder("flat/a.jpeg"), NULL, 0), AG_EIO,
+                "this is a file");
 
     check_ok(ctx, data_npy_write_text2(ctx, in_folder("flat.npy"), cells, 3, 21));
     check_ok(ctx, data_ages_open(&ages, ctx, in_folder("flat.npy")));
@@ -205,9 +218,11 @@ static void test_set(void **state)
     check_fails(ctx, data_set_open(&set, ctx, in_folder("flat"), &ages, 0), AG_EDATA,
                 "flat/c.png: no age for this picture in the labels (1 of 3 pictures");
     put_text("flat/c.png", "P2 1 1 255"); /* and is cut */
-    check_fails(ctx, data_set_open(&set, ctx, in_folder("flat"), NULL, DATA_CHECK_PIXELS), AG_EDATA, "flat/c.png");
+    check_fails(ctx, data_set_open(&set, ctx, in_folder("flat"), NULL, DATA_CHECK_PIXELS), AG_EDATA,
+                "flat/c.png");
     put_text("flat/c.png", "hello");
-    check_fails(ctx, data_set_open(&set, ctx, in_folder("flat"), NULL, DATA_CHECK_HEADERS), AG_EDATA, "flat/c.png");
+    check_fails(ctx, data_set_open(&set, ctx, in_folder("flat"), NULL, DATA_CHECK_HEADERS),
+                AG_EDATA, "flat/c.png");
     check_ok(ctx, data_set_open(&set, ctx, in_folder("flat"), NULL, DATA_CHECK_NAMES));
     assert_true(set.n == 3 && set.items[2].age == -1);
     data_set_close(&set);
@@ -329,9 +344,11 @@ static void test_photos(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_npy),    cmocka_unit_test(test_csv),   cmocka_unit_test(test_groups),
-        cmocka_unit_test(test_names),  cmocka_unit_test(test_set),   cmocka_unit_test(test_set_of_thousands),
-        cmocka_unit_test(test_no_memory), cmocka_unit_test(test_order), cmocka_unit_test(test_photos),
+        cmocka_unit_test(test_npy),       cmocka_unit_test(test_csv),
+        cmocka_unit_test(test_groups),    cmocka_unit_test(test_names),
+        cmocka_unit_test(test_set),       cmocka_unit_test(test_set_of_thousands),
+        cmocka_unit_test(test_no_memory), cmocka_unit_test(test_order),
+        cmocka_unit_test(test_photos),
     };
 
     return cmocka_run_group_tests_name("ages", tests, set_up, tear_down);

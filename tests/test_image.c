@@ -1,6 +1,7 @@
 /* test_image.c - pictures from files: equal to Pillow's pixels, and every damaged file refused.
  *
- * The pictures and the CRCs of Pillow's pixels are in tests/golden/images (scripts/golden_images.py).
+ * The pictures and the CRCs of Pillow's pixels are in tests/golden/images
+ * (scripts/golden_images.py).
  */
 #include "tests/image_check.h"
 
@@ -17,12 +18,13 @@ static void reads_golden(const char *rest)
     unsigned crc, crc_upright;
     int64_t got_w, got_h;
 
-    assert_int_equal(sscanf(rest, "%63s %ld %ld %x %ld %x", name, &w, &h, &crc, &w_upright, &crc_upright), 6);
+    assert_int_equal(
+        sscanf(rest, "%63s %ld %ld %x %ld %x", name, &w, &h, &crc, &w_upright, &crc_upright), 6);
     snprintf(path, sizeof path, GOLDEN_IMAGES "%s", name);
     check_ok(ctx, data_image_read(&img, ctx, path, DATA_IGNORE_EXIF));
     if (img.w != w || img.h != h || check_image_crc(&img) != crc)
-        fail_msg("%s: pixels are not Pillow's (%lld x %lld, want %ld x %ld)", name, (long long)img.w,
-                 (long long)img.h, w, h);
+        fail_msg("%s: pixels are not Pillow's (%lld x %lld, want %ld x %ld)", name,
+                 (long long)img.w, (long long)img.h, w, h);
     data_image_free(&img);
     check_ok(ctx, data_image_read(&img, ctx, path, 0));
     if (img.w != w_upright || check_image_crc(&img) != crc_upright)
@@ -77,10 +79,24 @@ static void test_read_photos(void **state)
  * Of an ASCII picture the last digits can go unseen. */
 static void test_truncated(void **state)
 {
-    static const char *const names[] = {"png2_8.png", "png3_4t.png", "png6_16i.png", "jpeg_2.jpg", "jpeg_1p.jpg",
-                                        "jpeg_cmyk.jpg", "webp_lossy.webp", "webp_alpha_lossless.webp",
-                                        "tiff_RGB.tif", "tiff_lzw.tif", "tiff_jpeg_ycbcr.tif", "tiff_tiled.tif",
-                                        "p1.pbm", "p3.ppm", "p6.ppm", "bmp_RGB.bmp", "bmp_rle8.bmp", "bmp_p4.bmp"};
+    static const char *const names[] = {"png2_8.png",
+                                        "png3_4t.png",
+                                        "png6_16i.png",
+                                        "jpeg_2.jpg",
+                                        "jpeg_1p.jpg",
+                                        "jpeg_cmyk.jpg",
+                                        "webp_lossy.webp",
+                                        "webp_alpha_lossless.webp",
+                                        "tiff_RGB.tif",
+                                        "tiff_lzw.tif",
+                                        "tiff_jpeg_ycbcr.tif",
+                                        "tiff_tiled.tif",
+                                        "p1.pbm",
+                                        "p3.ppm",
+                                        "p6.ppm",
+                                        "bmp_RGB.bmp",
+                                        "bmp_rle8.bmp",
+                                        "bmp_p4.bmp"};
     ag_ctx *ctx = check_context();
 
     (void)state;
@@ -102,7 +118,8 @@ static void test_truncated(void **state)
             status = data_image_decode(&img, ctx, part, cut, path, 0);
             if (status == AG_OK) {
                 if (strcmp(names[k], "p3.ppm") &&
-                    (img.w != whole.w || img.h != whole.h || check_image_crc(&img) != check_image_crc(&whole)))
+                    (img.w != whole.w || img.h != whole.h ||
+                     check_image_crc(&img) != check_image_crc(&whole)))
                     fail_msg("%s: cut to %zu of %zu bytes it is another picture", path, cut, n);
                 if (n - cut > 4)
                     fail_msg("%s: cut to %zu of %zu bytes it is still read", path, cut, n);
@@ -129,7 +146,8 @@ static void test_garbled(void **state)
     (void)state;
     for (size_t at = 33; at + 12 < n; at += 7) {
         bytes[at] ^= 0x10;
-        check_fails(ctx, data_image_decode(&img, ctx, bytes, n, "x.png", 0), AG_EDATA, "x.png: damaged PNG");
+        check_fails(ctx, data_image_decode(&img, ctx, bytes, n, "x.png", 0), AG_EDATA,
+                    "x.png: damaged PNG");
         bytes[at] ^= 0x10;
     }
     free(bytes);
@@ -138,33 +156,44 @@ static void test_garbled(void **state)
 
 static void test_refusals(void **state)
 {
-    static const uint8_t huge_png[33] = "\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x40\1\0\0\0\1\x8\2\0\0\0\0\0\0";
+    static const uint8_t huge_png[33] =
+        "\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x40\1\0\0\0\1\x8\2\0\0\0\0\0\0";
     ag_ctx *ctx = check_context();
     data_image img = {0};
 
     (void)state;
-    check_fails(ctx, data_image_read(&img, ctx, "no/such.png", 0), AG_EIO, "no/such.png: No such file");
+    check_fails(ctx, data_image_read(&img, ctx, "no/such.png", 0), AG_EIO,
+                "no/such.png: No such file");
     check_fails(ctx, data_image_read(&img, ctx, "tests", 0), AG_EIO, "a folder");
-    check_fails(ctx, data_image_probe(NULL, NULL, NULL, ctx, "no/such.png"), AG_EIO, "No such file");
+    check_fails(ctx, data_image_probe(NULL, NULL, NULL, ctx, "no/such.png"), AG_EIO,
+                "No such file");
     check_fails(ctx, data_image_probe(NULL, NULL, NULL, ctx, "tests"), AG_EIO, "a folder");
-    check_fails(ctx, data_image_read(&img, ctx, "tests/test_image.c", 0), AG_EDATA, "not a picture");
-    check_fails(ctx, data_image_decode(&img, ctx, "", 0, "empty.png", 0), AG_EDATA, "empty.png: empty file");
-    check_fails(ctx, data_image_decode(&img, ctx, huge_png, sizeof huge_png, "huge.png", 0), AG_EDATA, "huge.png");
+    check_fails(ctx, data_image_read(&img, ctx, "tests/test_image.c", 0), AG_EDATA,
+                "not a picture");
+    check_fails(ctx, data_image_decode(&img, ctx, "", 0, "empty.png", 0), AG_EDATA,
+                "empty.png: empty file");
+    check_fails(ctx, data_image_decode(&img, ctx, huge_png, sizeof huge_png, "huge.png", 0),
+                AG_EDATA, "huge.png");
     check_fails(ctx, data_image_decode(&img, ctx, "P6 20000 20000 255 ", 19, "p", 0), AG_EDATA,
                 "p: 20000 x 20000 pixels, at most 16384 x 16384");
-    check_fails(ctx, data_image_decode(&img, ctx, "P6 0 4 255 ", 11, "p", 0), AG_EDATA, "p: a picture of 0 x 4");
-    check_fails(ctx, data_image_decode(&img, ctx, "P5 1 1 70000 a", 14, "p", 0), AG_EDATA, "maximum value 70000");
-    check_fails(ctx, data_image_decode(&img, ctx, "P2 1 1 255 256", 14, "p", 0), AG_EDATA, "above its maximum 255");
-    check_fails(ctx, data_image_decode(&img, ctx, "P3 1 1 255 1 x 3", 16, "p", 0), AG_EDATA, "byte 13");
+    check_fails(ctx, data_image_decode(&img, ctx, "P6 0 4 255 ", 11, "p", 0), AG_EDATA,
+                "p: a picture of 0 x 4");
+    check_fails(ctx, data_image_decode(&img, ctx, "P5 1 1 70000 a", 14, "p", 0), AG_EDATA,
+                "maximum value 70000");
+    check_fails(ctx, data_image_decode(&img, ctx, "P2 1 1 255 256", 14, "p", 0), AG_EDATA,
+                "above its maximum 255");
+    check_fails(ctx, data_image_decode(&img, ctx, "P3 1 1 255 1 x 3", 16, "p", 0), AG_EDATA,
+                "byte 13");
     assert_null(img.pixels);
     ag_ctx_free(ctx);
 }
 
-/* Refuse every allocation once: an error each time, nothing leaked (the address sanitizer looks). */
+/* Refuse every allocation once: an error each time, nothing leaked (the sanitizer looks). */
 static void test_no_memory(void **state)
 {
-    static const char *const names[] = {"png3_4.png", "png0_16.png", "jpeg_cmyk.jpg", "webp_exif6.webp",
-                                        "tiff_tiled.tif", "tiff_planar.tif", "bmp_p4.bmp", "p3.ppm"};
+    static const char *const names[] = {"png3_4.png",      "png0_16.png",    "jpeg_cmyk.jpg",
+                                        "webp_exif6.webp", "tiff_tiled.tif", "tiff_planar.tif",
+                                        "bmp_p4.bmp",      "p3.ppm"};
     ag_ctx *ctx = check_context();
 
     (void)state;
@@ -214,7 +243,8 @@ static void test_write_png(void **state)
     assert_int_equal(check_image_crc(&again), check_image_crc(&img));
     data_image_free(&again);
     unlink(path);
-    check_fails(ctx, data_image_write_png(ctx, &img, "/no/such/place.png"), AG_EIO, "/no/such/place.png");
+    check_fails(ctx, data_image_write_png(ctx, &img, "/no/such/place.png"), AG_EIO,
+                "/no/such/place.png");
     data_image_free(&img);
     ag_ctx_free(ctx);
 }

@@ -1,6 +1,5 @@
-/* test_npy.c - .npy files as NumPy writes them (scripts/golden_npy.py), the header's small grammar, writing;
- * and CSV.
- */
+/* test_npy.c - .npy files as NumPy writes them (scripts/golden_npy.py), the header's small grammar,
+ * writing; and CSV. */
 #include "tests/image_check.h"
 
 #include "data/csv.h"
@@ -32,7 +31,8 @@ static void test_npy_goldens(void **state)
                 assert_string_equal(text, word);
                 ag_delete(text);
             } else if (data_npy_number(&npy, n) != atof(word)) {
-                fail_msg("%s: element %lld is %g, want %s", path, (long long)n, data_npy_number(&npy, n), word);
+                fail_msg("%s: element %lld is %g, want %s", path, (long long)n,
+                         data_npy_number(&npy, n), word);
             }
         }
         assert_int_equal(n, npy.n_items);
@@ -76,7 +76,8 @@ static void test_npy_headers(void **state)
         {"{}", "missing"},
         {"{'descr': '<U2', 'fortran_order': False}", "missing"},
         {"{'descr': '<U2', 'fortran_order': False, 'shape': (2,), 'x': 1}", "key \"x\""},
-        {"{'descr': '<U2', 'descr': '<U2', 'fortran_order': False, 'shape': (2,)}", "key \"descr\""},
+        {"{'descr': '<U2', 'descr': '<U2', 'fortran_order': False, 'shape': (2,)}",
+         "key \"descr\""},
         {"{'descr': '|O', 'fortran_order': False, 'shape': (2,)}", "dtype"},
         {"{'descr': '|O8', 'fortran_order': False, 'shape': (2,)}", "pickle"},
         {"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,)}", "records"},
@@ -90,9 +91,11 @@ static void test_npy_headers(void **state)
         {"{'descr': '<U2', 'fortran_order': False, 'shape': [2]}", "parentheses"},
         {"{'descr': '<U2', 'fortran_order': False, 'shape': (2,)", "comma or the end"},
         {"{'descr': '<U2', 'fortran_order': False, 'shape': (2,)} or 1", "text after"},
-        {"{'descr': '<U2', 'fortran_order': False, 'shape': (9999999999, 9999999999, 9)}", "too large"},
+        {"{'descr': '<U2', 'fortran_order': False, 'shape': (9999999999, 9999999999, 9)}",
+         "too large"},
         {"{'descr': '<U2', 'fortran_order': False, 'shape': (99999999999999999999,)}", "too large"},
-        {"{'descr': '<U2', 'fortran_order': False, 'shape': (1000000000,)}", "want 1000000000 elements of 8"},
+        {"{'descr': '<U2', 'fortran_order': False, 'shape': (1000000000,)}",
+         "want 1000000000 elements of 8"},
         {"{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000,)}", "empty elements"},
         {"{'descr': '<U2, 'fortran_order': False, 'shape': (2,)}", "dtype"},
     };
@@ -133,7 +136,8 @@ static void test_npy_damage(void **state)
     memcpy(bytes + 128, "\0\xd8\0\0", 4); /* a surrogate */
     check_ok(ctx, data_npy_decode(&npy, ctx, bytes, n, "x"));
     assert_null(data_npy_text(ctx, &npy, 0, "x.npy"));
-    check_fails(ctx, ag_status_of(ctx), AG_EDATA, "x.npy: element 0, character 0 is no text (0xd800)");
+    check_fails(ctx, ag_status_of(ctx), AG_EDATA,
+                "x.npy: element 0, character 0 is no text (0xd800)");
     data_npy_free(&npy);
     memcpy(bytes + 128, "\0\0\x11\0", 4);
     check_ok(ctx, data_npy_decode(&npy, ctx, bytes, n, "x"));
@@ -152,8 +156,10 @@ static void test_npy_damage(void **state)
 static void test_npy_write(void **state)
 {
     static const char *const cells[] = {"00007.jpg", "1", "00004.jpg", "35"};
-    static const char *const wide[] = {"größe \xf0\x9d\x94\xb8 and more than twenty-one letters", "7"};
-    static const char head[] = "\x93NUMPY\1\0v\0{'descr': '<U21', 'fortran_order': False, 'shape': (2, 2), }";
+    static const char *const wide[] = {"größe \xf0\x9d\x94\xb8 and more than twenty-one letters",
+                                       "7"};
+    static const char head[] =
+        "\x93NUMPY\1\0v\0{'descr': '<U21', 'fortran_order': False, 'shape': (2, 2), }";
     static const char *const broken[] = {"\xff", "1"};
     ag_ctx *ctx = check_context();
     data_npy npy = {0};
@@ -193,7 +199,8 @@ static void test_npy_write(void **state)
 
 static void test_csv(void **state)
 {
-    static const char text[] = "\xef\xbb\xbf\"a\",b,c\r\n1,\"x \"\"y\"\", z\",\r\n\r\n  \n,\"two\nlines\",3\n4,5,6";
+    static const char text[] =
+        "\xef\xbb\xbf\"a\",b,c\r\n1,\"x \"\"y\"\", z\",\r\n\r\n  \n,\"two\nlines\",3\n4,5,6";
     static const char *const want[] = {"1", "x \"y\", z", "", "", "two\nlines", "3", "4", "5", "6"};
     ag_ctx *ctx = check_context();
     data_csv csv = {0};
@@ -210,9 +217,12 @@ static void test_csv(void **state)
     assert_int_equal(csv.lines[1], 5);
     assert_int_equal(csv.lines[2], 7);
     data_csv_free(&csv);
-    check_fails(ctx, data_csv_decode(&csv, ctx, "a,b\n1\n", 6, "x"), AG_EDATA, "x: line 2: 1 fields, want 2");
-    check_fails(ctx, data_csv_decode(&csv, ctx, "a\n\"1", 4, "x"), AG_EDATA, "line 2: a quoted field without");
-    check_fails(ctx, data_csv_decode(&csv, ctx, "a\n\"1\"2\n", 7, "x"), AG_EDATA, "after the end of a quoted");
+    check_fails(ctx, data_csv_decode(&csv, ctx, "a,b\n1\n", 6, "x"), AG_EDATA,
+                "x: line 2: 1 fields, want 2");
+    check_fails(ctx, data_csv_decode(&csv, ctx, "a\n\"1", 4, "x"), AG_EDATA,
+                "line 2: a quoted field without");
+    check_fails(ctx, data_csv_decode(&csv, ctx, "a\n\"1\"2\n", 7, "x"), AG_EDATA,
+                "after the end of a quoted");
     check_fails(ctx, data_csv_decode(&csv, ctx, "a\n1\"2\n", 6, "x"), AG_EDATA, "inside a field");
     check_fails(ctx, data_csv_decode(&csv, ctx, "", 0, "x"), AG_EDATA, "empty");
     check_fails(ctx, data_csv_decode(&csv, ctx, "\n\n", 2, "x"), AG_EDATA, "empty");

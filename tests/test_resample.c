@@ -1,4 +1,4 @@
-/* test_resample.c - resizing, cropping, fitting: equal to Pillow's bytes; and the values for networks. */
+/* test_resample.c - resizing, cropping, fitting: Pillow's bytes; and the values for networks. */
 #include "tests/image_check.h"
 
 #include "data/resample.h"
@@ -47,7 +47,8 @@ static void loads_golden(const char *rest, bool training)
     else
         check_ok(ctx, data_image_load_editing(&img, ctx, path, R, 0));
     if (img.w != R || img.h != R || check_image_crc(&img) != crc)
-        fail_msg("%s to %ld for %s: not Pillow's pixels", name, R, training ? "training" : "editing");
+        fail_msg("%s to %ld for %s: not Pillow's pixels", name, R,
+                 training ? "training" : "editing");
     data_image_free(&img);
     ag_ctx_free(ctx);
 }
@@ -97,15 +98,17 @@ static void test_crop_and_flip(void **state)
     assert_int_equal(out.pixels[2], 7);
     assert_int_equal(out.pixels[3 * 4], 2);
     data_image_free(&out);
-    check_fails(ctx, data_image_crop(&out, ctx, &img, 5, 0, 5, 6), AG_EINVAL, "crop of 5 x 6 at (5, 0)");
+    check_fails(ctx, data_image_crop(&out, ctx, &img, 5, 0, 5, 6), AG_EINVAL,
+                "crop of 5 x 6 at (5, 0)");
     check_fails(ctx, data_image_crop(&out, ctx, &img, -1, 0, 5, 6), AG_EINVAL, "at (-1, 0)");
     check_fails(ctx, data_image_resize(&out, ctx, &img, 0, 6, DATA_BILINEAR), AG_EINVAL, "0 x 6");
-    check_fails(ctx, data_image_resize(&out, ctx, &img, 1 << 20, 6, DATA_BILINEAR), AG_EINVAL, "at most");
+    check_fails(ctx, data_image_resize(&out, ctx, &img, 1 << 20, 6, DATA_BILINEAR), AG_EINVAL,
+                "at most");
     data_image_free(&img);
     ag_ctx_free(ctx);
 }
 
-/* Offsets of the centre are rounded half to even: (h - R) / 2 = 0.5, 1.5, 2.5, 3.5 -> 0, 2, 2, 4. */
+/* Offsets of the centre are rounded half to even: 0.5, 1.5, 2.5, 3.5 -> 0, 2, 2, 4. */
 static void test_fit_offsets(void **state)
 {
     static const int want[] = {0, 0, 1, 2, 2, 2, 3, 4, 4};
@@ -123,7 +126,8 @@ static void test_fit_offsets(void **state)
         check_ok(ctx, data_image_fit(&out, ctx, &img, 8, DATA_BILINEAR, (int64_t[]){0, extra}));
         assert_int_equal(out.pixels[0], extra);
         data_image_free(&out);
-        check_fails(ctx, data_image_fit(&out, ctx, &img, 8, DATA_BILINEAR, (int64_t[]){0, extra + 1}),
+        check_fails(ctx,
+                    data_image_fit(&out, ctx, &img, 8, DATA_BILINEAR, (int64_t[]){0, extra + 1}),
                     AG_EINVAL, "crop");
         data_image_free(&img);
     }
@@ -169,7 +173,8 @@ static void compares_floats(const char *rest)
 
 static void test_floats(void **state)
 {
-    static const float odd[12] = {-3.0f, 7.0f, 0.0f / 1.0f, 0.5f, -1.0f, 1.0f, 0.999f, -0.999f, 0.1f, 0, 0, 0};
+    static const float odd[12] = {-3.0f,  7.0f,    0.0f / 1.0f, 0.5f, -1.0f, 1.0f,
+                                  0.999f, -0.999f, 0.1f,        0,    0,     0};
     ag_ctx *ctx = check_context();
     data_image img = {0};
     float nan_too[12];
