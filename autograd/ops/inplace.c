@@ -1,0 +1,287 @@
+/* inplace.c - ops that change their first input: optimizer updates, sums into a buffer, averages.
+ *
+ * They have no outputs and no gradient, and refuse an input that asks for gradients while recording is
+ * on: the tape would not know that a value it keeps has changed. What changes from step to step (rates,
+ * corrections, factors) comes in tensors, so that a recorded sequence of kernels can be repeated.
+ */
+#include "autograd/cpu/elementwise.h"
+#include "autograd/cpu/optimizer.h"
+#include "autograd/ops/common.h"
+#include "autograd/ops/list.h"
+
+static ag_status check_target(const ag_call *call)
+{
+    if (op_check_in_place(call) != AG_OK)
+        return ag_status_of(call->ctx);
+    if (ag_dtype_of(call->in[0]) != AG_F32)
+        return ag_fail(call->ctx, AG_EDTYPE, "%s: want an f32 tensor to change, got %s",
+                       call->op->name, OP_SHAPE(call->in[0]));
+    return AG_OK;
+}
+
+static ag_status check_scalar(const ag_call *call, int i)
+{
+    if (ag_numel(call->in[i]) != 1 || ag_dtype_of(call->in[i]) != AG_F32)
+        return ag_fail(call->ctx, AG_ESHAPE, "%s: want one f32 number, got %s", call->op->name,
+                       OP_SHAPE(call->in[i]));
+    return AG_OK;
+}
+
+/* In-place ops read and write input 0 once, and read the others. */
+static void in_place_cost(const ag_call *call, ag_cost *cost)
+{
+    cost->bytes += (double)ag_nbytes(call->in[0]);
+    cost->flops = (double)ag_numel(call->in[0]);
+    cost->scratch = op_run_f32_scratch(call);
+}
+
+/* --- add_: y += x ----------------------------------------------------------------------------- */
+
+static ag_status add_shape(ag_call *call)
+{
+    if (check_target(call) != AG_OK || op_check_floats(call, 0) != AG_OK)
+        return ag_status_of(call->ctx);
+    return op_check_dims(call, 1, ag_ndim(call->in[0]), ag_dims(call->in[0]));
+}
+
+static ag_status add_kernel(ag_call *call, const op_floats *f)
+{
+    cpu_add_into(ag_data(call->in[0]), f->in[1], ag_numel(call->in[0]), op_threads(call),
+                 op_isa(call));
+    return AG_OK;
+}
+
+static ag_status add_cpu(ag_call *call)
+{
+    return op_run_f32(call, add_kernel);
+}
+
+const ag_op ag_op_add_ = {
+    .name = "add_",
+    .n_in = 2,
+    .shape = add_shape,
+    .run = {[AG_CPU] = add_cpu},
+    .cost = in_place_cost,
+};
+
+ag_tensor *ag_add_(ag_ctx *ctx, ag_tensor *y, ag_tensor *x)
+{
+    return ag_apply(ctx, &ag_op_add_, (ag_tensor *[]){y, x}, NULL);
+}
+
+/* --- scale_: y *= factor ---------------------------------------------------------------------- */
+
+static ag_status scale_shape(ag_call *call)
+{
+    return check_target(call) == AG_OK ? check_scalar(call, 1) : ag_status_of(call->ctx);
+}
+
+static ag_status scale_cpu(ag_call *call)
+{
+    cpu_scale_into(ag_data(call->in[0]), *(const float *)ag_data(call->in[1]),
+                   ag_numel(call->in[0]), op_threads(call), op_isa(call));
+    return AG_OK;
+}
+
+const ag_op ag_op_scale_ = {
+    .name = "scale_",
+    .n_in = 2,
+    .shape = scale_shape,
+    .run = {[AG_CPU] = scale_cpu},
+    .cost = in_place_cost,
+};
+
+ag_tensor *ag_scale_(ag_ctx *ctx, ag_tensor *y, ag_tensor *factor)
+{
+    return ag_apply(ctx, &ag_op_scale_, (ag_tensor *[]){y, factor}, NULL);
+}
+
+/* --- fill_: y = value ------------------------------------------------------------------------- */
+
+typedef struct fill_attr {
+    double value;
+} fill_attr;
+
+static ag_status fill_shape(ag_call *call)
+{
+    return check_target(call);
+}
+
+static ag_status fill_cpu(ag_call *call)
+{
+    const fill_attr *a = call->attr;
+
+    cpu_fill(ag_data(call->in[0]), (float)a->value, ag_numel(call->in[0]), op_threads(call),
+             op_isa(call));
+    return AG_OK;
+}
+
+const ag_op ag_op_fill_ = {
+    .name = "fill_",
+    .n_in = 1,
+    .attr_size = sizeof(fill_attr),
+    .shape = fill_shape,
+    .run = {[AG_CPU] = fill_cpu},
+};
+
+ag_tensor *ag_fill_(ag_ctx *ctx, ag_tensor *y, double value)
+{
+    return ag_apply(ctx, &ag_op_fill_, &y, &(fill_attr){value});
+}
+
+/* --- lerp_: y += weight (x - y) --------------------------------------------------------------- */
+
+static ag_status lerp_shape(ag_call *call)
+{
+    const ag_tensor *y = call->in[0];
+
+    if (check_target(call) != AG_OK || op_check_floats(call, 0) != AG_OK ||
+        op_check_dims(call, 1, ag_ndim(y), ag_dims(y)) != AG_OK)
+        return ag_status_of(call->ctx);
+    return check_scalar(call, 2);
+}
+
+static ag_status lerp_kernel(ag_call *call, const op_floats *f)
+{
+    cpu_lerp_into(ag_data(call->in[0]), f->in[1], f->in[2][0], ag_numel(call->in[0]),
+                  op_threads(call), op_isa(call));
+    return AG_OK;
+}
+
+static ag_status lerp_cpu(ag_call *call)
+{
+    return op_run_f32(call, lerp_kernel);
+}
+
+const ag_op ag_op_lerp_ = {
+    .name = "lerp_",
+    .n_in = 3,
+    .shape = lerp_shape,
+    .run = {[AG_CPU] = lerp_cpu},
+    .cost = in_place_cost,
+};
+
+ag_tensor *ag_lerp_(ag_ctx *ctx, ag_tensor *y, ag_tensor *x, ag_tensor *weight)
+{
+    return ag_apply(ctx, &ag_op_lerp_, (ag_tensor *[]){y, x, weight}, NULL);
+}
+
+/* --- add_sumsq_: sums[index] += sum of x^2 ---------------------------------------------------- */
+
+typedef struct sumsq_attr {
+    int64_t index;
+} sumsq_attr;
+
+static ag_status sumsq_shape(ag_call *call)
+{
+    const sumsq_attr *a = call->attr;
+    const ag_tensor *sums = call->in[0];
+
+    if (op_check_in_place(call) != AG_OK || op_check_floats(call, 1u << 0) != AG_OK)
+        return ag_status_of(call->ctx);
+    if (ag_dtype_of(sums) != AG_F64 || ag_ndim(sums) != 1 || a->index < 0 ||
+        a->index >= ag_dim(sums, 0))
+        return ag_fail(call->ctx, AG_ESHAPE, "add_sumsq_: want sums [n] f64 with a slot %lld, got %s",
+                       (long long)a->index, OP_SHAPE(sums));
+    return AG_OK;
+}
+
+static size_t sumsq_workspace(const ag_call *call)
+{
+    return op_round_scratch(cpu_sumsq_scratch(ag_numel(call->in[1])));
+}
+
+static ag_status sumsq_kernel(ag_call *call, const op_floats *f)
+{
+    const sumsq_attr *a = call->attr;
+    const size_t bytes = sumsq_workspace(call);
+    void *scratch = bytes ? ag_scratch(call->ctx, bytes) : NULL;
+
+    if (bytes && !scratch)
+        return ag_status_of(call->ctx);
+    ((double *)ag_data(call->in[0]))[a->index] +=
+        cpu_sumsq(f->in[1], ag_numel(call->in[1]), scratch, op_threads(call), op_isa(call));
+    return AG_OK;
+}
+
+static ag_status sumsq_cpu(ag_call *call)
+{
+    return op_run_f32(call, sumsq_kernel);
+}
+
+static void sumsq_cost(const ag_call *call, ag_cost *cost)
+{
+    cost->bytes = (double)ag_nbytes(call->in[1]);
+    cost->flops = 2.0 * (double)ag_numel(call->in[1]);
+    cost->scratch = op_run_f32_scratch(call) + sumsq_workspace(call);
+}
+
+const ag_op ag_op_add_sumsq_ = {
+    .name = "add_sumsq_",
+    .n_in = 2,
+    .attr_size = sizeof(sumsq_attr),
+    .shape = sumsq_shape,
+    .run = {[AG_CPU] = sumsq_cpu},
+    .cost = sumsq_cost,
+};
+
+ag_tensor *ag_add_sumsq_(ag_ctx *ctx, ag_tensor *sums, ag_tensor *x, int64_t index)
+{
+    return ag_apply(ctx, &ag_op_add_sumsq_, (ag_tensor *[]){sums, x}, &(sumsq_attr){index});
+}
+
+/* --- adamw_ ----------------------------------------------------------------------------------- */
+
+/* p, m, v, g f32 of one shape; scalars [8], f32 or f64, in the order of autograd/cpu/optimizer.h. */
+static ag_status adamw_shape(ag_call *call)
+{
+    const ag_tensor *p = call->in[0], *scalars = call->in[4];
+
+    if (check_target(call) != AG_OK)
+        return ag_status_of(call->ctx);
+    for (int i = 1; i < 4; i++) {
+        if (op_check_dims(call, i, ag_ndim(p), ag_dims(p)) != AG_OK)
+            return ag_status_of(call->ctx);
+        if (ag_dtype_of(call->in[i]) != AG_F32)
+            return ag_fail(call->ctx, AG_EDTYPE, "adamw_: want f32, got %s for input %d",
+                           OP_SHAPE(call->in[i]), i);
+    }
+    if (ag_ndim(scalars) != 1 || ag_dim(scalars, 0) != CPU_ADAMW_N ||
+        (ag_dtype_of(scalars) != AG_F32 && ag_dtype_of(scalars) != AG_F64))
+        return ag_fail(call->ctx, AG_ESHAPE, "adamw_: want scalars [%d], got %s", CPU_ADAMW_N,
+                       OP_SHAPE(scalars));
+    return AG_OK;
+}
+
+static ag_status adamw_cpu(ag_call *call)
+{
+    const ag_tensor *t = call->in[4];
+    double scalars[CPU_ADAMW_N];
+
+    for (int i = 0; i < CPU_ADAMW_N; i++)
+        scalars[i] = ag_dtype_of(t) == AG_F64 ? ((const double *)ag_data(t))[i]
+                                              : ((const float *)ag_data(t))[i];
+    cpu_adamw(ag_data(call->in[0]), ag_data(call->in[1]), ag_data(call->in[2]),
+              ag_data(call->in[3]), ag_numel(call->in[0]), scalars, op_threads(call), op_isa(call));
+    return AG_OK;
+}
+
+static void adamw_cost(const ag_call *call, ag_cost *cost)
+{
+    cost->bytes = 7.0 * (double)ag_nbytes(call->in[0]); /* p, m, v twice, g once */
+    cost->flops = 15.0 * (double)ag_numel(call->in[0]);
+}
+
+const ag_op ag_op_adamw_ = {
+    .name = "adamw_",
+    .n_in = 5,
+    .shape = adamw_shape,
+    .run = {[AG_CPU] = adamw_cpu},
+    .cost = adamw_cost,
+};
+
+ag_tensor *ag_adamw_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *v, ag_tensor *g,
+                     ag_tensor *scalars)
+{
+    return ag_apply(ctx, &ag_op_adamw_, (ag_tensor *[]){p, m, v, g, scalars}, NULL);
+}

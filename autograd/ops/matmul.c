@@ -1,0 +1,312 @@
+/* matmul.c - matrix products.
+ *
+ *   matmul  y = op(a) op(b), op the transpose when asked      linear  y = x w^T + b
+ *
+ * Shapes  a [...,M,K], b [...,K,N] -> [...,M,N]; the leading axes are equal, or absent in one.
+ *         x [...,I], w [O,I], b [O] or nothing -> [...,O]
+ * Dtypes  f32 and bf16 in any mixture, sums in f32. matmul's result is bf16 when both inputs are (f32
+ *         where it is the gradient of something f32); linear's is as x.
+ * Keeps   for the gradient of one factor the other.
+ *
+ * Gradient, with D = dL/dy:
+ *   matmul  da = D op(b)^T     db = op(a)^T D     (transposed back where op transposes)
+ *   linear  dx = D w           dw = D^T x         db = sum of D over rows
+ */
+#include <string.h>
+
+#include "autograd/cpu/elementwise.h"
+#include "autograd/cpu/gemm.h"
+#include "autograd/ops/common.h"
+#include "autograd/ops/list.h"
+
+/* Workspace of a product; the other devices' libraries keep their own. */
+static size_t gemm_scratch(const ag_call *call, const cpu_gemm_call *g)
+{
+    cpu_state *state = ag_cpu(call->ctx);
+
+    return state ? op_round_scratch(cpu_gemm_scratch(state, g)) : 0;
+}
+
+static ag_status gemm_run(ag_call *call, const cpu_gemm_call *g)
+{
+    const size_t bytes = gemm_scratch(call, g);
+    void *scratch = bytes ? ag_scratch(call->ctx, bytes) : NULL;
+
+    if (bytes && !scratch)
+        return ag_status_of(call->ctx);
+    if (!cpu_gemm(ag_cpu(call->ctx), g, scratch))
+        return ag_fail(call->ctx, AG_ENOMEM, "%s: the matrix library refused a product of %lld x "
+                       "%lld x %lld", call->op->name, (long long)g->m, (long long)g->n,
+                       (long long)g->k);
+    return AG_OK;
+}
+
+static double gemm_flops(const cpu_gemm_call *g)
+{
+    return 2.0 * (double)g->m * (double)g->n * (double)g->k * (double)(g->batch ? g->batch : 1);
+}
+
+/* --- matmul ----------------------------------------------------------------------------------- */
+
+typedef struct matmul_attr {
+    int transpose_a, transpose_b;
+    int dtype; /* of y, an ag_dtype; -1: as the inputs say */
+} matmul_attr;
+
+/* Number of leading axes, and the elements they count. */
+static int n_lead(const ag_tensor *t)
+{
+    return ag_ndim(t) - 2;
+}
+
+static int64_t batch_of(const ag_tensor *t)
+{
+    return op_product(ag_dims(t), 0, n_lead(t));
+}
+
+static ag_status matmul_shape(ag_call *call)
+{
+    const matmul_attr *attr = call->attr;
+    const ag_tensor *a = call->in[0], *b = call->in[1];
+    const ag_dtype dtype = attr->dtype < 0 ? op_join(a, b) : (ag_dtype)attr->dtype;
+    const ag_tensor *lead = a;
+    int64_t dims[AG_MAX_DIMS], inner_a, inner_b;
+    bool fits = ag_ndim(a) >= 2 && ag_ndim(b) >= 2;
+
+    if (op_check_floats(call, 0) != AG_OK)
+        return ag_status_of(call->ctx);
+    if (fits && n_lead(a) && n_lead(b))
+        fits = n_lead(a) == n_lead(b) &&
+               memcmp(ag_dims(a), ag_dims(b), (size_t)n_lead(a) * sizeof(int64_t)) == 0;
+    if (fits) {
+        inner_a = ag_dim(a, attr->transpose_a ? -2 : -1);
+        inner_b = ag_dim(b, attr->transpose_b ? -1 : -2);
+        fits = inner_a == inner_b;
+    }
+    if (!fits)
+        return ag_fail(call->ctx, AG_ESHAPE, "matmul: %s%s and %s%s do not fit together",
+                       OP_SHAPE(a), attr->transpose_a ? " transposed" : "", OP_SHAPE(b),
+                       attr->transpose_b ? " transposed" : "");
+    if (dtype != AG_F32 && dtype != AG_BF16)
+        return ag_fail(call->ctx, AG_EDTYPE, "matmul: no products in %s", ag_dtype_name(dtype));
+    if (!n_lead(a))
+        lead = b;
+    memcpy(dims, ag_dims(lead), (size_t)n_lead(lead) * sizeof *dims);
+    dims[n_lead(lead)] = ag_dim(a, attr->transpose_a ? -1 : -2);
+    dims[n_lead(lead) + 1] = ag_dim(b, attr->transpose_b ? -2 : -1);
+    ag_out(call, dtype, ag_ndim(lead), dims);
+    return AG_OK;
+}
+
+static cpu_gemm_call matmul_gemm(const ag_call *call)
+{
+    const matmul_attr *attr = call->attr;
+    const ag_tensor *a = call->in[0], *b = call->in[1], *y = call->out[0];
+    cpu_gemm_call g = {
+        .m = ag_dim(y, -2),
+        .n = ag_dim(y, -1),
+        .k = ag_dim(a, attr->transpose_a ? -2 : -1),
+        .a = ag_data(a),
+        .b = ag_data(b),
+        .c = ag_data(y),
+        .transpose_a = attr->transpose_a,
+        .transpose_b = attr->transpose_b,
+        .a_type = ag_dtype_of(a),
+        .b_type = ag_dtype_of(b),
+        .c_type = ag_dtype_of(y),
+        .alpha = 1.0f,
+    };
+
+    if (!n_lead(b) && !attr->transpose_a) {
+        g.m *= batch_of(a); /* rows of all products below each other: one product */
+        return g;
+    }
+    g.batch = op_product(ag_dims(y), 0, n_lead(y));
+    g.stride_a = n_lead(a) ? g.m * g.k : 0;
+    g.stride_b = n_lead(b) ? g.k * g.n : 0;
+    g.stride_c = g.m * g.n;
+    return g;
+}
+
+static ag_status matmul_cpu(ag_call *call)
+{
+    const cpu_gemm_call g = matmul_gemm(call);
+
+    if (ag_numel(call->out[0]) == 0)
+        return AG_OK;
+    return gemm_run(call, &g);
+}
+
+static void matmul_cost(const ag_call *call, ag_cost *cost)
+{
+    const cpu_gemm_call g = matmul_gemm(call);
+
+    cost->flops = ag_numel(call->out[0]) ? gemm_flops(&g) : 0;
+    cost->scratch = gemm_scratch(call, &g);
+}
+
+static void matmul_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
+{
+    const matmul_attr *attr = node->attr;
+    const bool ta = attr->transpose_a, tb = attr->transpose_b;
+    ag_tensor *a = node->in[0], *b = node->in[1];
+
+    if (node->wants[0]) {
+        const ag_dtype dtype = ag_dtype_of(a);
+        ag_tensor *da = ta ? op_matmul_as(ctx, b, d[0], tb, true, dtype)
+                           : op_matmul_as(ctx, d[0], b, false, !tb, dtype);
+        grad[0] = op_sum_like(ctx, da, a);
+    }
+    if (node->wants[1]) {
+        const ag_dtype dtype = ag_dtype_of(b);
+        ag_tensor *rows = d[0], *db;
+        if (!ta && !n_lead(b) && n_lead(a)) {
+            /* one product over the rows of all, instead of many and a sum */
+            a = ag_reshape(ctx, a, 2, (int64_t[]){batch_of(a) * ag_dim(a, -2), ag_dim(a, -1)});
+            rows = ag_reshape(ctx, rows, 2,
+                              (int64_t[]){batch_of(rows) * ag_dim(rows, -2), ag_dim(rows, -1)});
+        }
+        db = tb ? op_matmul_as(ctx, rows, a, true, ta, dtype)
+                : op_matmul_as(ctx, a, rows, !ta, false, dtype);
+        grad[1] = op_sum_like(ctx, db, b);
+    }
+}
+
+static unsigned matmul_saves(const ag_node *node)
+{
+    return (node->wants[0] ? AG_SAVE_IN(1) : 0) | (node->wants[1] ? AG_SAVE_IN(0) : 0);
+}
+
+const ag_op ag_op_matmul = {
+    .name = "matmul",
+    .n_in = 2,
+    .attr_size = sizeof(matmul_attr),
+    .shape = matmul_shape,
+    .run = {[AG_CPU] = matmul_cpu},
+    .grad = matmul_grad,
+    .saves = matmul_saves,
+    .cost = matmul_cost,
+};
+
+ag_tensor *ag_matmul(ag_ctx *ctx, ag_tensor *a, ag_tensor *b, bool transpose_a, bool transpose_b)
+{
+    return ag_apply(ctx, &ag_op_matmul, (ag_tensor *[]){a, b},
+                    &(matmul_attr){transpose_a, transpose_b, -1});
+}
+
+ag_tensor *op_matmul_as(ag_ctx *ctx, ag_tensor *a, ag_tensor *b, bool transpose_a, bool transpose_b,
+                        ag_dtype dtype)
+{
+    return ag_apply(ctx, &ag_op_matmul, (ag_tensor *[]){a, b},
+                    &(matmul_attr){transpose_a, transpose_b, (int)dtype});
+}
+
+/* --- linear ----------------------------------------------------------------------------------- */
+
+static ag_status linear_shape(ag_call *call)
+{
+    const ag_tensor *x = call->in[0], *w = call->in[1], *b = call->in[2];
+    int64_t dims[AG_MAX_DIMS];
+
+    if (op_check_floats(call, 0) != AG_OK)
+        return ag_status_of(call->ctx);
+    if (ag_ndim(x) < 1 || ag_ndim(w) != 2 || ag_dim(x, -1) != ag_dim(w, 1))
+        return ag_fail(call->ctx, AG_ESHAPE, "linear: want x [...,I] and w [O,I], got %s and %s%s%s",
+                       OP_SHAPE(x), OP_SHAPE(w), *ag_name(w) ? " of " : "", ag_name(w));
+    if (b && (ag_ndim(b) != 1 || ag_dim(b, 0) != ag_dim(w, 0)))
+        return ag_fail(call->ctx, AG_ESHAPE, "linear: want a bias [%lld], got %s",
+                       (long long)ag_dim(w, 0), OP_SHAPE(b));
+    memcpy(dims, ag_dims(x), (size_t)ag_ndim(x) * sizeof *dims);
+    dims[ag_ndim(x) - 1] = ag_dim(w, 0);
+    ag_out(call, ag_dtype_of(x), ag_ndim(x), dims);
+    return AG_OK;
+}
+
+static cpu_gemm_call linear_gemm(const ag_call *call)
+{
+    const ag_tensor *x = call->in[0], *w = call->in[1], *b = call->in[2], *y = call->out[0];
+
+    return (cpu_gemm_call){
+        .m = op_product(ag_dims(x), 0, ag_ndim(x) - 1),
+        .n = ag_dim(w, 0),
+        .k = ag_dim(w, 1),
+        .a = ag_data(x),
+        .b = ag_data(w),
+        .c = ag_data(y),
+        .transpose_b = true,
+        .a_type = ag_dtype_of(x),
+        .b_type = ag_dtype_of(w),
+        .c_type = ag_dtype_of(y),
+        .alpha = 1.0f,
+        .bias = b ? ag_data(b) : NULL,
+    };
+}
+
+/* Biases are f32 to the kernel. */
+static size_t bias_scratch(const ag_tensor *b)
+{
+    return b && ag_dtype_of(b) != AG_F32 ? op_round_scratch((size_t)ag_numel(b) * sizeof(float)) : 0;
+}
+
+static ag_status linear_cpu(ag_call *call)
+{
+    const ag_tensor *b = call->in[2];
+    cpu_gemm_call g = linear_gemm(call);
+
+    if (ag_numel(call->out[0]) == 0)
+        return AG_OK;
+    if (bias_scratch(b)) {
+        float *wide = ag_scratch(call->ctx, bias_scratch(b));
+        if (!wide)
+            return ag_status_of(call->ctx);
+        cpu_cast(wide, AG_F32, ag_data(b), ag_dtype_of(b), ag_numel(b), op_threads(call),
+                 op_isa(call));
+        g.bias = wide;
+    }
+    return gemm_run(call, &g);
+}
+
+static void linear_cost(const ag_call *call, ag_cost *cost)
+{
+    const cpu_gemm_call g = linear_gemm(call);
+
+    cost->flops = gemm_flops(&g);
+    cost->scratch = gemm_scratch(call, &g) + bias_scratch(call->in[2]);
+}
+
+static void linear_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
+{
+    ag_tensor *x = node->in[0], *w = node->in[1], *b = node->in[2];
+    const int64_t n_in = ag_dim(w, 1), n_out = ag_dim(w, 0);
+    const int64_t rows = op_product(ag_dims(x), 0, ag_ndim(x) - 1);
+    ag_tensor *d2 = ag_reshape(ctx, d[0], 2, (int64_t[]){rows, n_out});
+
+    if (node->wants[0])
+        grad[0] = op_reshape_like(ctx, op_matmul_as(ctx, d2, w, false, false, ag_dtype_of(x)), x);
+    if (node->wants[1])
+        grad[1] = op_matmul_as(ctx, d2, ag_reshape(ctx, x, 2, (int64_t[]){rows, n_in}), true, false,
+                               ag_dtype_of(w));
+    if (node->wants[2])
+        grad[2] = op_sum_like(ctx, d2, b);
+}
+
+static unsigned linear_saves(const ag_node *node)
+{
+    return (node->wants[0] ? AG_SAVE_IN(1) : 0) | (node->wants[1] ? AG_SAVE_IN(0) : 0);
+}
+
+const ag_op ag_op_linear = {
+    .name = "linear",
+    .n_in = 3,
+    .optional = 1u << 2,
+    .shape = linear_shape,
+    .run = {[AG_CPU] = linear_cpu},
+    .grad = linear_grad,
+    .saves = linear_saves,
+    .cost = linear_cost,
+};
+
+ag_tensor *ag_linear(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, ag_tensor *b)
+{
+    return ag_apply(ctx, &ag_op_linear, (ag_tensor *[]){x, w, b}, NULL);
+}
