@@ -322,14 +322,14 @@ static ag_status store_fallback(ag_ctx *ctx, memory *m, given *g)
     return store(ctx, m, g, "a default", &g->words);
 }
 
-static ag_status fill(ag_ctx *ctx, memory *m)
+static ag_status fill(ag_ctx *ctx, memory *m, bool nothing_required)
 {
     for (int i = 0; i < m->n; i++) {
         given *g = &m->entries[i];
         const ag_status status = g->origin ? store(ctx, m, g, g->origin, &g->words) : store_fallback(ctx, m, g);
         if (status != AG_OK)
             return status;
-        if (g->flag->required && !g->origin)
+        if (g->flag->required && !g->origin && !nothing_required)
             return ag_fail(ctx, AG_EINVAL, "--%s %s is required: %s", g->flag->name,
                            g->flag->value ? g->flag->value : "", g->flag->help);
     }
@@ -361,7 +361,7 @@ ag_status cli_parse(cli_parsed *parsed, void *options, ag_ctx *ctx, const cli_sy
         return ag_status_of(ctx);
     if (m->entries[m->n - 1].words.n && read_config(ctx, m, m->entries[m->n - 1].words.items[0]) != AG_OK)
         return ag_status_of(ctx);
-    return fill(ctx, m);
+    return fill(ctx, m, syntax->nothing_required);
 }
 
 void cli_parsed_free(cli_parsed *parsed)

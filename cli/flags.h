@@ -65,6 +65,7 @@ typedef struct cli_syntax {
     const char *summary;     /* what it does, a few lines */
     const cli_group *groups; /* ends with a NULL title */
     int n_positional_max;
+    bool nothing_required; /* take required flags as optional: the groups are another command's */
 } cli_syntax;
 
 typedef struct cli_parsed {
