@@ -410,10 +410,8 @@ bool data_published_name(char *name, data_component component)
         return true;
     if ((begins(name, "embeddings.") || begins(name, "encoder.") ||
          begins(name, "final_layer_norm.")) &&
-        strlen(name) + strlen("text_model.") < DATA_KEY_MAX) {
-        memmove(name + strlen("text_model."), name, strlen(name) + 1);
-        memcpy(name, "text_model.", strlen("text_model."));
-    }
+        join(changed, "text_model.", name))
+        strcpy(name, changed);
     /* the last four stand beside a text model in a whole CLIP's file */
     return strcmp(name, "text_model.embeddings.position_ids") != 0 &&
            !begins(name, "vision_model.") && !begins(name, "visual_projection.") &&

@@ -10,7 +10,8 @@
  * Categories, case and composition come from utf8proc (2.8: Unicode 15.0). The library that we
  * must equal knows Unicode 16 categories, Unicode 17 lower case, and composes by Unicode 9: marks
  * that are younger neither move nor join there. The tables below are the difference, found by
- * comparing every code point (scripts/golden_tokenizer.py repeats it).
+ * comparing every code point in a context of marks (scripts/golden_tokenizer.py: prompts,
+ * compare).
  */
 #include <stdlib.h>
 #include <string.h>
