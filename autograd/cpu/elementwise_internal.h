@@ -13,7 +13,7 @@ enum { CPU_PIECE = 16384 }; /* elements; 64 KiB of f32 */
 
 /* The factors of one AdamW step, in the type of the update. */
 typedef struct cpu_adamw_factors {
-    float grad_scale, decay, beta1, rest1, beta2, rest2, root2, eps, step;
+    float grad_scale, decay, beta1, rest1, beta2, rest2, over_root2, eps, step;
 } cpu_adamw_factors;
 
 typedef struct cpu_elementwise_kernels {

@@ -57,7 +57,7 @@ static inline cpu_group_norm_plan cpu_group_norm_plan_of(const cpu_group_norm *s
 {
     return (cpu_group_norm_plan){.chunks = cpu_norm_chunks(s->hw, s->c),
                                  .chunk_doubles = grad ? 2 * s->c : 3 * s->groups,
-                                 .chunk_floats = (grad ? 6 : 4) * s->c};
+                                 .chunk_floats = (grad ? 8 : 4) * s->c};
 }
 
 #endif /* AG_CPU_NORM_INTERNAL_H */

@@ -17,17 +17,6 @@
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* The first n lanes from p, the others `rest`. */
-VEC_INLINE vec load_or(const float *p, int64_t n, float rest)
-{
-    float lane[VEC_N];
-
-    for (int i = 0; i < VEC_N; i++)
-        lane[i] = rest;
-    memcpy(lane, p, (size_t)n * sizeof *p);
-    return vec_load(lane);
-}
-
 /* --- softmax ---------------------------------------------------------------------------------- */
 
 static void softmax_row(float *y, const float *x, int64_t n)
@@ -39,15 +28,15 @@ static void softmax_row(float *y, const float *x, int64_t n)
     for (int64_t i = 0; i < whole; i += VEC_N)
         top = vec_max(vec_load(x + i), top);
     if (whole < n)
-        top = vec_max(load_or(x + whole, n - whole, -INFINITY), top);
-    largest = vec_top(top);
+        top = vec_max(vec_load_or(x + whole, n - whole, -INFINITY), top);
+    largest = vec_top(top); /* a NaN is not in it, but in the sum below */
     for (int64_t i = 0; i < whole; i += VEC_N) {
         const vec e = vec_exp_bounded(vec_sub(vec_load(x + i), vec_set(largest)));
         sum = vec_add(sum, e);
         vec_store(y + i, e);
     }
     if (whole < n) {
-        const vec e = vec_exp_bounded(vec_sub(load_or(x + whole, n - whole, -INFINITY),
+        const vec e = vec_exp_bounded(vec_sub(vec_load_or(x + whole, n - whole, -INFINITY),
                                               vec_set(largest)));
         sum = vec_add(sum, e);
         vec_store_n(y + whole, e, n - whole);
@@ -99,13 +88,20 @@ static double sum_row(const float *x, int64_t n)
     double total = 0.0;
 
     for (int64_t i0 = 0; i0 < n; i0 += RUN) {
-        const int64_t count = least(RUN, n - i0), whole = count / VEC_N * VEC_N;
-        vec sum = vec_set(0.0f);
-        for (int64_t i = 0; i < whole; i += VEC_N)
-            sum = vec_add(sum, vec_load(x + i0 + i));
-        if (whole < count)
-            sum = vec_add(sum, vec_load_n(x + i0 + whole, count - whole));
-        total += (double)vec_sum(sum);
+        const int64_t end = least(i0 + RUN, n);
+        vec s0 = vec_set(0.0f), s1 = s0, s2 = s0, s3 = s0;
+        int64_t i = i0;
+        for (; i + 4 * VEC_N <= end; i += 4 * VEC_N) {
+            s0 = vec_add(s0, vec_load(x + i));
+            s1 = vec_add(s1, vec_load(x + i + VEC_N));
+            s2 = vec_add(s2, vec_load(x + i + 2 * VEC_N));
+            s3 = vec_add(s3, vec_load(x + i + 3 * VEC_N));
+        }
+        for (; i + VEC_N <= end; i += VEC_N)
+            s0 = vec_add(s0, vec_load(x + i));
+        if (i < end)
+            s1 = vec_add(s1, vec_load_n(x + i, end - i));
+        total += (double)vec_sum(vec_add(vec_add(s0, s1), vec_add(s2, s3)));
     }
     return total;
 }
@@ -113,22 +109,29 @@ static double sum_row(const float *x, int64_t n)
 /* Sums of d = x - shift and of d^2. */
 static void moments_row(double *sum, double *sum_sq, const float *x, int64_t n, float shift)
 {
+    const vec from = vec_set(shift);
+
     *sum = *sum_sq = 0.0;
     for (int64_t i0 = 0; i0 < n; i0 += RUN) {
-        const int64_t count = least(RUN, n - i0), whole = count / VEC_N * VEC_N;
-        vec s = vec_set(0.0f), q = vec_set(0.0f);
-        for (int64_t i = 0; i < whole; i += VEC_N) {
-            const vec d = vec_sub(vec_load(x + i0 + i), vec_set(shift));
-            s = vec_add(s, d);
-            q = vec_fma(d, d, q);
+        const int64_t end = least(i0 + RUN, n);
+        vec s0 = vec_set(0.0f), s1 = s0, q0 = s0, q1 = s0;
+        int64_t i = i0;
+        for (; i + 2 * VEC_N <= end; i += 2 * VEC_N) {
+            const vec d0 = vec_sub(vec_load(x + i), from);
+            const vec d1 = vec_sub(vec_load(x + i + VEC_N), from);
+            s0 = vec_add(s0, d0);
+            q0 = vec_fma(d0, d0, q0);
+            s1 = vec_add(s1, d1);
+            q1 = vec_fma(d1, d1, q1);
         }
-        if (whole < count) {
-            const vec d = vec_sub(load_or(x + i0 + whole, count - whole, shift), vec_set(shift));
-            s = vec_add(s, d);
-            q = vec_fma(d, d, q);
+        for (; i < end; i += VEC_N) {
+            const vec d = vec_sub(end - i >= VEC_N ? vec_load(x + i)
+                                                   : vec_load_or(x + i, end - i, shift), from);
+            s0 = vec_add(s0, d);
+            q0 = vec_fma(d, d, q0);
         }
-        *sum += (double)vec_sum(s);
-        *sum_sq += (double)vec_sum(q);
+        *sum += (double)vec_sum(vec_add(s0, s1));
+        *sum_sq += (double)vec_sum(vec_add(q0, q1));
     }
 }
 
@@ -165,7 +168,7 @@ static void layer_backward_row(float *dx, float *sums, const float *x, const flo
     for (int64_t i = 0; i < cols; i += VEC_N) {
         const int64_t n = least(VEC_N, cols - i);
         const bool whole = n == VEC_N;
-        const vec xi = whole ? vec_load(x + i) : load_or(x + i, n, mean);
+        const vec xi = whole ? vec_load(x + i) : vec_load_or(x + i, n, mean);
         const vec d = whole ? vec_load(dy + i) : vec_load_n(dy + i, n);
         const vec hat = vec_mul(vec_sub(xi, vec_set(mean)), vec_set(rstd));
         vec gd = d;
@@ -238,36 +241,61 @@ static void layer_backward(float *dx, float *dgamma, float *dbeta, const float *
 
 /* --- GroupNorm, forward ----------------------------------------------------------------------- */
 
-/* Column sums of rows [n_rows][ld]: of x, or with shift [cols] of d = x - shift and of d^2. */
+enum { STRIP = 4 };
+
+/* Column sums over rows [n_rows][cols] of d = x - shift, with shift [cols] or NULL (zeros), and,
+ * when sum_sq is not NULL, of d^2. */
+VEC_INLINE void column_strip(float *sum, float *sum_sq, const float *x, const float *shift,
+                             int64_t n_rows, int64_t cols, const int n_vec, bool squares)
+{
+    vec from[STRIP], a[STRIP], q[STRIP];
+
+#pragma GCC unroll 8
+    for (int v = 0; v < n_vec; v++) {
+        from[v] = shift ? vec_load(shift + v * VEC_N) : vec_set(0.0f);
+        a[v] = q[v] = vec_set(0.0f);
+    }
+    for (int64_t r = 0; r < n_rows; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < n_vec; v++) {
+            const vec d = vec_sub(vec_load(x + r * cols + v * VEC_N), from[v]);
+            a[v] = vec_add(a[v], d);
+            if (squares)
+                q[v] = vec_fma(d, d, q[v]);
+        }
+#pragma GCC unroll 8
+    for (int v = 0; v < n_vec; v++) {
+        vec_store(sum + v * VEC_N, a[v]);
+        if (squares)
+            vec_store(sum_sq + v * VEC_N, q[v]);
+    }
+}
+
 static void column_sums(float *sum, float *sum_sq, const float *x, const float *shift,
-                        int64_t n_rows, int64_t ld, int64_t cols)
+                        int64_t n_rows, int64_t cols)
 {
     int64_t c = 0;
 
-    for (; c + 2 * VEC_N <= cols; c += 2 * VEC_N) {
-        const vec s0 = shift ? vec_load(shift + c) : vec_set(0.0f);
-        const vec s1 = shift ? vec_load(shift + c + VEC_N) : vec_set(0.0f);
-        vec a0 = vec_set(0.0f), a1 = a0, q0 = a0, q1 = a0;
-        for (int64_t r = 0; r < n_rows; r++) {
-            const vec d0 = vec_sub(vec_load(x + r * ld + c), s0);
-            const vec d1 = vec_sub(vec_load(x + r * ld + c + VEC_N), s1);
-            a0 = vec_add(a0, d0);
-            a1 = vec_add(a1, d1);
-            q0 = vec_fma(d0, d0, q0);
-            q1 = vec_fma(d1, d1, q1);
-        }
-        vec_store(sum + c, a0);
-        vec_store(sum + c + VEC_N, a1);
-        vec_store(sum_sq + c, q0);
-        vec_store(sum_sq + c + VEC_N, q1);
-    }
+    for (; c + STRIP * VEC_N <= cols; c += STRIP * VEC_N)
+        if (sum_sq)
+            column_strip(sum + c, sum_sq + c, x + c, shift + c, n_rows, cols, STRIP, true);
+        else
+            column_strip(sum + c, NULL, x + c, NULL, n_rows, cols, STRIP, false);
+    for (; c + VEC_N <= cols; c += VEC_N)
+        if (sum_sq)
+            column_strip(sum + c, sum_sq + c, x + c, shift + c, n_rows, cols, 1, true);
+        else
+            column_strip(sum + c, NULL, x + c, NULL, n_rows, cols, 1, false);
     for (; c < cols; c++) {
-        sum[c] = sum_sq[c] = 0.0f;
+        float a = 0.0f, q = 0.0f;
         for (int64_t r = 0; r < n_rows; r++) {
-            const float d = x[r * ld + c] - (shift ? shift[c] : 0.0f);
-            sum[c] += d;
-            sum_sq[c] += d * d;
+            const float d = x[r * cols + c] - (shift ? shift[c] : 0.0f);
+            a += d;
+            q += d * d;
         }
+        sum[c] = a;
+        if (sum_sq)
+            sum_sq[c] = q;
     }
 }
 
@@ -308,13 +336,13 @@ static void chunk_moments(moments *out, const cpu_group_norm *s, const float *x,
         const int64_t rows = least(block, n_rows - r);
         const double n = (double)(rows * width);
 
-        column_sums(sum, sum_sq, x + r * s->c, NULL, rows, s->c, s->c);
+        column_sums(sum, NULL, x + r * s->c, NULL, rows, s->c);
         for (int64_t g = 0; g < s->groups; g++) {
             const float mean = (float)(sum_doubles(sum + g * width, width) / n);
             for (int64_t i = 0; i < width; i++)
                 shift[g * width + i] = mean;
         }
-        column_sums(sum, sum_sq, x + r * s->c, shift, rows, s->c, s->c);
+        column_sums(sum, sum_sq, x + r * s->c, shift, rows, s->c);
         for (int64_t g = 0; g < s->groups; g++) {
             const double d = sum_doubles(sum + g * width, width);
             const double q = sum_doubles(sum_sq + g * width, width);
@@ -393,9 +421,9 @@ static void group_forward(float *y, float *mean, float *rstd, const cpu_group_no
 
 /* --- GroupNorm, backward ---------------------------------------------------------------------- */
 
-/* What the gradient needs by channel; each [C]. */
+/* What the gradient needs by channel; each [C], sums [2][C]. */
 typedef struct channel_terms {
-    float *mean, *rstd, *gamma, *beta, *a, *b;
+    float *mean, *rstd, *gamma, *beta, *a, *b, *sums;
 } channel_terms;
 
 static channel_terms terms_at(float *work, const cpu_group_norm *s, const float *gamma,
@@ -403,7 +431,8 @@ static channel_terms terms_at(float *work, const cpu_group_norm *s, const float 
                               int64_t sample)
 {
     const int64_t c = s->c, width = s->c / s->groups;
-    channel_terms t = {work, work + c, work + 2 * c, work + 3 * c, work + 4 * c, work + 5 * c};
+    channel_terms t = {work, work + c, work + 2 * c, work + 3 * c, work + 4 * c, work + 5 * c,
+                       work + 6 * c};
 
     for (int64_t i = 0; i < c; i++) {
         t.mean[i] = mean[sample * s->groups + i / width];
@@ -435,54 +464,48 @@ static float z_gradient_1(float *hat, float x, float d, const channel_terms *t, 
     return d;
 }
 
-/* Column sums over one block of rows of dz and dz xhat, added to total [2][C]. */
-static void add_gradient_sums(double *total, const cpu_group_norm *s, const float *x,
-                              const float *dy, int64_t n_rows, const channel_terms *t)
+/* Add dz and dz xhat of one row to sums [2][C]; keep dz unless `keep` is NULL. */
+static void add_gradient_sums(float *sums, float *keep, const cpu_group_norm *s, const float *x,
+                              const float *dy, const channel_terms *t)
 {
     int64_t c = 0;
 
     for (; c + VEC_N <= s->c; c += VEC_N) {
-        vec a = vec_set(0.0f), b = vec_set(0.0f), hat;
-        float lane[2][VEC_N];
-        for (int64_t r = 0; r < n_rows; r++) {
-            const vec dz = z_gradient(&hat, vec_load(x + r * s->c + c), vec_load(dy + r * s->c + c),
-                                      t, c, s->silu);
-            a = vec_add(a, dz);
-            b = vec_fma(dz, hat, b);
-        }
-        vec_store(lane[0], a);
-        vec_store(lane[1], b);
-        for (int i = 0; i < VEC_N; i++) {
-            total[c + i] += (double)lane[0][i];
-            total[s->c + c + i] += (double)lane[1][i];
-        }
-    }
-    for (; c < s->c; c++)
-        for (int64_t r = 0; r < n_rows; r++) {
-            float hat;
-            const float dz = z_gradient_1(&hat, x[r * s->c + c], dy[r * s->c + c], t, c, s->silu);
-            total[c] += (double)dz;
-            total[s->c + c] += (double)dz * hat;
-        }
-}
-
-/* dx = rstd (gamma dz - A - xhat B) = (rstd gamma) dz - a - xhat b for one row. */
-static void gradient_row(float *dx, const cpu_group_norm *s, const float *x, const float *dy,
-                         const channel_terms *t)
-{
-    int64_t c = 0;
-
-    for (; c + VEC_N <= s->c; c += VEC_N) {
+        float *a = sums + c, *b = sums + s->c + c;
         vec hat;
         const vec dz = z_gradient(&hat, vec_load(x + c), vec_load(dy + c), t, c, s->silu);
-        const vec slope = vec_mul(vec_load(t->rstd + c), vec_load(t->gamma + c));
-        vec_store(dx + c, vec_fnma(hat, vec_load(t->b + c),
-                                   vec_sub(vec_mul(slope, dz), vec_load(t->a + c))));
+        vec_store(a, vec_add(vec_load(a), dz));
+        vec_store(b, vec_fma(dz, hat, vec_load(b)));
+        if (keep)
+            vec_store(keep + c, dz);
     }
     for (; c < s->c; c++) {
         float hat;
         const float dz = z_gradient_1(&hat, x[c], dy[c], t, c, s->silu);
-        dx[c] = t->rstd[c] * t->gamma[c] * dz - t->a[c] - hat * t->b[c];
+        sums[c] += dz;
+        sums[s->c + c] += dz * hat;
+        if (keep)
+            keep[c] = dz;
+    }
+}
+
+/* dx = rstd (gamma dz - A - xhat B) = (rstd gamma) dz - a - xhat b for one row; dz may be dx. */
+static void gradient_row(float *dx, const float *x, const float *dz, int64_t cols,
+                         const channel_terms *t)
+{
+    int64_t c = 0;
+
+    for (; c + VEC_N <= cols; c += VEC_N) {
+        const vec rstd = vec_load(t->rstd + c);
+        const vec hat = vec_mul(vec_sub(vec_load(x + c), vec_load(t->mean + c)), rstd);
+        const vec slope = vec_mul(rstd, vec_load(t->gamma + c));
+        vec_store(dx + c, vec_fnma(hat, vec_load(t->b + c),
+                                   vec_sub(vec_mul(slope, vec_load(dz + c)),
+                                           vec_load(t->a + c))));
+    }
+    for (; c < cols; c++) {
+        const float hat = (x[c] - t->mean[c]) * t->rstd[c];
+        dx[c] = t->rstd[c] * t->gamma[c] * dz[c] - t->a[c] - hat * t->b[c];
     }
 }
 
@@ -513,7 +536,7 @@ static void group_backward(float *dx, float *dgamma, float *dbeta, const cpu_gro
                            int n_threads)
 {
     const cpu_group_norm_plan plan = cpu_group_norm_plan_of(s, true);
-    const int64_t tasks = s->n * plan.chunks, block = cpu_norm_block_rows(s->c);
+    const int64_t tasks = s->n * plan.chunks;
     double *totals = scratch;
     float *work = (float *)(totals + tasks * plan.chunk_doubles);
 
@@ -528,9 +551,12 @@ static void group_backward(float *dx, float *dgamma, float *dbeta, const cpu_gro
             double *total = totals + i * plan.chunk_doubles;
 
             memset(total, 0, (size_t)plan.chunk_doubles * sizeof *total);
-            for (int64_t r = r0; r < r1; r += block) {
+            memset(t.sums, 0, (size_t)(2 * s->c) * sizeof *t.sums);
+            for (int64_t r = r0; r < r1; r++) {
                 const int64_t at = (sample * s->hw + r) * s->c;
-                add_gradient_sums(total, s, x + at, dy + at, least(block, r1 - r), &t);
+                add_gradient_sums(t.sums, s->silu && dx ? dx + at : NULL, s, x + at, dy + at, &t);
+                if ((r - r0) % 128 == 127 || r == r1 - 1)
+                    flush(total, t.sums, 2 * s->c);
             }
         }
 #pragma omp for schedule(static) nowait
@@ -554,7 +580,7 @@ static void group_backward(float *dx, float *dgamma, float *dbeta, const cpu_gro
 
             finish_terms(&t, s, totals + sample * plan.chunks * plan.chunk_doubles, plan.chunks);
             for (int64_t r = sample * s->hw + r0; r < sample * s->hw + r1; r++)
-                gradient_row(dx + r * s->c, s, x + r * s->c, dy + r * s->c, &t);
+                gradient_row(dx + r * s->c, x + r * s->c, (s->silu ? dx : dy) + r * s->c, s->c, &t);
         }
     }
 }

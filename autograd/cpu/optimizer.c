@@ -22,7 +22,7 @@ bool cpu_adamw(float *p, float *m, float *v, const float *g, int64_t n,
         .rest1 = (float)(1.0 - scalars[CPU_ADAMW_BETA1]),
         .beta2 = (float)scalars[CPU_ADAMW_BETA2],
         .rest2 = (float)(1.0 - scalars[CPU_ADAMW_BETA2]),
-        .root2 = (float)sqrt(scalars[CPU_ADAMW_CORRECTION2]),
+        .over_root2 = (float)(1.0 / sqrt(scalars[CPU_ADAMW_CORRECTION2])),
         .eps = (float)scalars[CPU_ADAMW_EPS],
         .step = (float)(lr / scalars[CPU_ADAMW_CORRECTION1]),
     };

@@ -38,6 +38,10 @@ VEC_INLINE vec vec_load_n(const float *p, int64_t n)
 {
     return _mm512_maskz_loadu_ps(vec_first_(n), p);
 }
+VEC_INLINE vec vec_load_or(const float *p, int64_t n, float rest)
+{
+    return _mm512_mask_loadu_ps(vec_set(rest), vec_first_(n), p);
+}
 VEC_INLINE void vec_store_n(float *p, vec a, int64_t n)
 {
     _mm512_mask_storeu_ps(p, vec_first_(n), a);
@@ -80,6 +84,12 @@ VEC_INLINE vec vec_load_n(const float *p, int64_t n)
 {
     return _mm256_maskload_ps(p, vec_first_(n));
 }
+VEC_INLINE vec vec_load_or(const float *p, int64_t n, float rest)
+{
+    const __m256i first = vec_first_(n);
+    return _mm256_blendv_ps(vec_set(rest), _mm256_maskload_ps(p, first),
+                            _mm256_castsi256_ps(first));
+}
 VEC_INLINE void vec_store_n(float *p, vec a, int64_t n)
 {
     _mm256_maskstore_ps(p, vec_first_(n), a);
@@ -120,13 +130,14 @@ VEC_INLINE vec vec_load(const float *p)
     return a;
 }
 VEC_INLINE void vec_store(float *p, vec a) { memcpy(p, &a, sizeof a); }
-VEC_INLINE vec vec_load_n(const float *p, int64_t n)
+VEC_INLINE vec vec_load_or(const float *p, int64_t n, float rest)
 {
-    vec a = {0};
+    vec a = vec_set(rest);
     for (int64_t i = 0; i < n; i++)
         a[i] = p[i];
     return a;
 }
+VEC_INLINE vec vec_load_n(const float *p, int64_t n) { return vec_load_or(p, n, 0.0f); }
 VEC_INLINE void vec_store_n(float *p, vec a, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
@@ -138,8 +149,12 @@ VEC_INLINE vec vec_mul(vec a, vec b) { return a * b; }
 VEC_INLINE vec vec_div(vec a, vec b) { return a / b; }
 VEC_INLINE vec vec_sqrt(vec a)
 {
+#if defined(__SSE__)
+    return (vec)__builtin_ia32_sqrtps(a);
+#else
     return (vec){__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]),
                  __builtin_sqrtf(a[3])};
+#endif
 }
 VEC_INLINE vec vec_choose_(vec_int_ mask, vec yes, vec no)
 {
@@ -161,29 +176,39 @@ VEC_INLINE vec vec_pick_negative(vec x, vec if_negative, vec otherwise)
 
 #endif
 
-/* The lanes added in a fixed order, by halves. */
+/* The lanes added in a fixed order, by halves; and the largest lane (of numbers). */
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+VEC_INLINE __m256 vec_low_(vec a) { return _mm512_castps512_ps256(a); }
+VEC_INLINE __m256 vec_high_(vec a) { return _mm512_extractf32x8_ps(a, 1); }
+VEC_INLINE __m256 vec_half_sum_(vec a) { return _mm256_add_ps(vec_low_(a), vec_high_(a)); }
+VEC_INLINE __m256 vec_half_top_(vec a) { return _mm256_max_ps(vec_low_(a), vec_high_(a)); }
+#else
+VEC_INLINE __m256 vec_half_sum_(vec a) { return a; }
+VEC_INLINE __m256 vec_half_top_(vec a) { return a; }
+#endif
 VEC_INLINE float vec_sum(vec a)
 {
-    float lane[VEC_N];
-
-    vec_store(lane, a);
-    for (int half = VEC_N / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            lane[i] += lane[i + half];
-    return lane[0];
+    const __m256 b = vec_half_sum_(a);
+    __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    c = _mm_add_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
-
-/* The largest lane; NaN when there is one. */
 VEC_INLINE float vec_top(vec a)
 {
-    float lane[VEC_N], top;
-
-    vec_store(lane, a);
-    top = lane[0];
-    for (int i = 1; i < VEC_N; i++)
-        top = lane[i] > top || lane[i] != lane[i] ? lane[i] : top;
-    return top;
+    const __m256 b = vec_half_top_(a);
+    __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    c = _mm_max_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
+#else
+VEC_INLINE float vec_sum(vec a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+VEC_INLINE float vec_top(vec a)
+{
+    const float b = a[0] > a[2] ? a[0] : a[2], c = a[1] > a[3] ? a[1] : a[3];
+    return b > c ? b : c;
+}
+#endif
 
 /* Adding 1.5 * 2^23 + 127 rounds to an integer and leaves it, plus the exponent's bias, in the low
  * bits; shifted by 23 these bits are 2^n, and 0 for n = -127. */
