@@ -68,21 +68,23 @@ static inline void check_fails(ag_ctx *ctx, ag_status status, ag_status want, co
 }
 
 /* Call fn with the words after `kind` of every such line; returns how many there were. */
-static inline int check_index(const char *kind, void (*fn)(const char *rest))
+static inline int check_index(const char *kind, void (*fn)(ag_ctx *ctx, const char *rest))
 {
     FILE *file = fopen(GOLDEN_IMAGES "index.txt", "r");
     const size_t n = strlen(kind);
+    ag_ctx *ctx = check_context();
     char line[256];
     int count = 0;
 
     assert_non_null(file);
     while (fgets(line, sizeof line, file)) {
         if (!strncmp(line, kind, n) && line[n] == ' ') {
-            fn(line + n + 1);
+            fn(ctx, line + n + 1);
             count++;
         }
     }
     fclose(file);
+    ag_ctx_free(ctx);
     return count;
 }
 

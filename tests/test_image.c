@@ -8,9 +8,8 @@
 #include "data/exif.h"
 #include "data/resample.h"
 
-static void reads_golden(const char *rest)
+static void reads_golden(ag_ctx *ctx, const char *rest)
 {
-    ag_ctx *ctx = check_context();
     data_image img = {0};
     data_image_format format;
     char name[64], path[128];
@@ -35,7 +34,6 @@ static void reads_golden(const char *rest)
     assert_int_equal(got_w, w);
     assert_int_equal(got_h, h);
     assert_int_not_equal(format, DATA_IMAGE_UNKNOWN);
-    ag_ctx_free(ctx);
 }
 
 static void test_read_goldens(void **state)
@@ -44,9 +42,8 @@ static void test_read_goldens(void **state)
     assert_true(check_index("read", reads_golden) > 100);
 }
 
-static void reads_photo(const char *rest)
+static void reads_photo(ag_ctx *ctx, const char *rest)
 {
-    ag_ctx *ctx = check_context();
     data_image img = {0};
     char name[64], path[128];
     unsigned crc, crc_train, crc_edit;
@@ -62,7 +59,6 @@ static void reads_photo(const char *rest)
     check_ok(ctx, data_image_load_editing(&img, ctx, path, 512, 0));
     assert_int_equal(check_image_crc(&img), crc_edit);
     data_image_free(&img);
-    ag_ctx_free(ctx);
 }
 
 static void test_read_photos(void **state)

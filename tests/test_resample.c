@@ -3,9 +3,8 @@
 
 #include "data/resample.h"
 
-static void resizes_golden(const char *rest)
+static void resizes_golden(ag_ctx *ctx, const char *rest)
 {
-    ag_ctx *ctx = check_context();
     data_image img = {0}, out = {0};
     data_filter filter;
     char name[64], path[128], kind[16];
@@ -23,7 +22,6 @@ static void resizes_golden(const char *rest)
     check_ok(ctx, data_image_resize(&img, ctx, &img, w, h, filter)); /* onto itself */
     assert_int_equal(check_image_crc(&img), crc);
     data_image_free(&img);
-    ag_ctx_free(ctx);
 }
 
 static void test_resize_goldens(void **state)
@@ -32,9 +30,8 @@ static void test_resize_goldens(void **state)
     assert_true(check_index("resize", resizes_golden) > 100);
 }
 
-static void loads_golden(const char *rest, bool training)
+static void loads_golden(ag_ctx *ctx, const char *rest, bool training)
 {
-    ag_ctx *ctx = check_context();
     data_image img = {0};
     char name[64], path[128];
     long R;
@@ -50,17 +47,16 @@ static void loads_golden(const char *rest, bool training)
         fail_msg("%s to %ld for %s: not Pillow's pixels", name, R,
                  training ? "training" : "editing");
     data_image_free(&img);
-    ag_ctx_free(ctx);
 }
 
-static void trains_golden(const char *rest)
+static void trains_golden(ag_ctx *ctx, const char *rest)
 {
-    loads_golden(rest, true);
+    loads_golden(ctx, rest, true);
 }
 
-static void edits_golden(const char *rest)
+static void edits_golden(ag_ctx *ctx, const char *rest)
 {
-    loads_golden(rest, false);
+    loads_golden(ctx, rest, false);
 }
 
 static void test_load_goldens(void **state)
@@ -149,9 +145,8 @@ static void test_fit_size(void **state)
     assert_true(w == 3 && h == 7);
 }
 
-static void compares_floats(const char *rest)
+static void compares_floats(ag_ctx *ctx, const char *rest)
 {
-    ag_ctx *ctx = check_context();
     data_image img = {0}, again = {0};
     float values[256 * 3], first[256];
     unsigned crc;
@@ -168,7 +163,6 @@ static void compares_floats(const char *rest)
     assert_memory_equal(again.pixels, img.pixels, 256 * 3);
     data_image_free(&again);
     data_image_free(&img);
-    ag_ctx_free(ctx);
 }
 
 static void test_floats(void **state)
