@@ -45,6 +45,12 @@ ag_status train_checkpoint_find(char **folder, int64_t *update, char **passed_ov
 ag_status train_checkpoint_read(ag_ctx *ctx, const char *folder, const train_entry *entries, int64_t n,
                                 json_t **config);
 
+/* Is this folder a whole checkpoint: manifest, sizes and sums? *update is its update then. */
+ag_status train_checkpoint_check(int64_t *update, ag_ctx *ctx, const char *folder);
+
+/* Delete every checkpoint in output_dir: for a run that was told to start anew. */
+ag_status train_checkpoint_clear(ag_ctx *ctx, const char *output_dir);
+
 /* The largest update among output_dir's checkpoints, whole or not; -1 when there is none. */
 int64_t train_checkpoint_newest(ag_ctx *ctx, const char *output_dir);
 

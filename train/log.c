@@ -1,0 +1,253 @@
+/* log.c - see log.h.
+ *
+ * step_bytes is the most that activations and the tape took at once so far; peak_bytes is all
+ * tensor memory the allocator has touched, which is what the operating system sees.
+ */
+#include "train/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "data/file.h"
+#include "train/tensorboard.h"
+
+static const char HEADER[] = "update,epoch,loss,lr,grad_norm,seconds,step_bytes,peak_bytes\n";
+static const double SMOOTHING = 0.95; /* of the loss and the time that people see */
+enum { MAX_CSV_BYTES = 1 << 30, LINE = 256 };
+
+struct train_log {
+    const char *what;
+    char *csv_path;
+    int csv;
+    train_events *events; /* NULL: nobody reads them */
+    int64_t total;
+    int64_t n_rows;       /* since the start of this process */
+    double loss, seconds; /* running means, before the correction for their first rows */
+    bool has_line;
+};
+
+/* --- the terminal ----------------------------------------------------------------------------- */
+
+/* A progress line is left with the cursor at its beginning, so whatever is printed next takes its
+ * place and nobody has to know that it is there. */
+static void show(const char *text)
+{
+    struct winsize size;
+    int width = LINE;
+
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1)
+        width = size.ws_col - 1;
+    fprintf(stderr, "%.*s\x1b[K\r", width, text);
+    fflush(stderr);
+}
+
+void train_note(train_log *log, const char *format, ...)
+{
+    va_list args;
+
+    (void)log;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputs(isatty(STDERR_FILENO) ? "\x1b[K\n" : "\n", stderr);
+}
+
+void train_log_progress(train_log *log, const char *what, int64_t done, int64_t total)
+{
+    char text[LINE];
+
+    if (!isatty(STDERR_FILENO))
+        return;
+    snprintf(text, sizeof text, "%s %lld/%lld", what, (long long)done, (long long)total);
+    show(text);
+    if (log)
+        log->has_line = true;
+}
+
+/* "1h02m", "2m05s", "7s". */
+static const char *duration(char text[32], double seconds)
+{
+    const long long s = (long long)(seconds + 0.5);
+
+    if (s >= 3600)
+        snprintf(text, 32, "%lldh%02lldm", s / 3600, s / 60 % 60);
+    else if (s >= 60)
+        snprintf(text, 32, "%lldm%02llds", s / 60, s % 60);
+    else
+        snprintf(text, 32, "%llds", s);
+    return text;
+}
+
+static double gigabytes_now(const ag_ctx *ctx)
+{
+    double sum = 0.0;
+
+    for (int l = 0; l < AG_N_LIFETIMES; l++)
+        sum += (double)ag_bytes_now(ctx, (ag_lifetime)l);
+    return sum * 1e-9;
+}
+
+static void show_update(train_log *log, const ag_ctx *ctx, const train_log_row *row)
+{
+    const double correction = 1.0 - pow(SMOOTHING, (double)log->n_rows);
+    const double seconds = log->seconds / correction;
+    char text[LINE], left[32];
+
+    if (!isatty(STDERR_FILENO))
+        return;
+    snprintf(text, sizeof text,
+             "%s %lld/%lld  loss %.4f  lr %.3g  %.3g s/step  %s left  %.2f GB, at most %.2f GB",
+             log->what, (long long)row->update, (long long)log->total, log->loss / correction,
+             row->lr, seconds, duration(left, seconds * (double)(log->total - row->update)),
+             gigabytes_now(ctx), (double)ag_bytes_touched(ctx) * 1e-9);
+    show(text);
+    log->has_line = true;
+}
+
+/* --- log.csv ---------------------------------------------------------------------------------- */
+
+/* Keep the header and whole rows of updates up to `last` in text, in place; returns their bytes, 0
+ * when it does not begin with the header. */
+static size_t cut_rows(char *text, size_t size, int64_t last)
+{
+    size_t kept = sizeof HEADER - 1, at = kept;
+
+    if (size < kept || memcmp(text, HEADER, kept) != 0)
+        return 0;
+    while (at < size) {
+        const char *end = memchr(text + at, '\n', size - at);
+        size_t n;
+        if (!end) /* a row cut short by a kill */
+            break;
+        n = (size_t)(end - (text + at)) + 1;
+        if (strtoll(text + at, NULL, 10) <= last) {
+            memmove(text + kept, text + at, n);
+            kept += n;
+        }
+        at += n;
+    }
+    return kept;
+}
+
+static ag_status begin_csv(train_log *log, ag_ctx *ctx, int64_t first)
+{
+    char *text = NULL;
+    size_t size = 0, kept;
+
+    if (first > 0 && data_is_file(log->csv_path)) {
+        if (data_file_read(&text, &size, ctx, log->csv_path, MAX_CSV_BYTES) != AG_OK)
+            return ag_status_of(ctx);
+        kept = cut_rows(text, size, first);
+        if (kept == 0)
+            ag_fail(ctx, AG_EDATA, "%s: line 1: wanted %.*s", log->csv_path, (int)sizeof HEADER - 2,
+                    HEADER);
+        else
+            data_file_write(ctx, log->csv_path, text, kept);
+        ag_delete(text);
+    } else {
+        data_file_write(ctx, log->csv_path, HEADER, sizeof HEADER - 1);
+    }
+    if (ag_status_of(ctx) != AG_OK)
+        return ag_status_of(ctx);
+    log->csv = open(log->csv_path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (log->csv < 0)
+        return ag_fail(ctx, AG_EIO, "%s: %s", log->csv_path, strerror(errno));
+    return AG_OK;
+}
+
+static ag_status add_row(const train_log *log, ag_ctx *ctx, const train_log_row *row)
+{
+    char text[LINE];
+    const int n =
+        snprintf(text, sizeof text, "%lld,%lld,%.9g,%.9g,%.9g,%.6g,%zu,%zu\n",
+                 (long long)row->update, (long long)row->epoch, row->loss, row->lr, row->grad_norm,
+                 row->seconds, ag_bytes_peak(ctx, AG_STEP), ag_bytes_touched(ctx));
+    ssize_t done;
+
+    do
+        done = write(log->csv, text, (size_t)n);
+    while (done < 0 && errno == EINTR);
+    if (done != n)
+        return ag_fail(ctx, AG_EIO, "%s: cannot be written: %s", log->csv_path,
+                       strerror(done < 0 ? errno : ENOSPC));
+    return AG_OK;
+}
+
+/* --- a run's log ------------------------------------------------------------------------------ */
+
+static ag_status begin_events(train_log *log, ag_ctx *ctx, const char *output_dir,
+                              const char *logging_dir, int64_t first)
+{
+    char *folder = logging_dir[0] == '/' ? ag_strdup(ctx, logging_dir)
+                                         : ag_printf(ctx, "%s/%s", output_dir, logging_dir);
+
+    if (folder)
+        train_events_open(&log->events, ctx, folder, first);
+    ag_delete(folder);
+    return ag_status_of(ctx);
+}
+
+ag_status train_log_new(train_log **out, ag_ctx *ctx, const char *output_dir,
+                        const char *logging_dir, const char *report_to, const char *what,
+                        int64_t first, int64_t total)
+{
+    const bool wants_events = strcmp(report_to, "tensorboard") == 0;
+    train_log *log;
+
+    if (!wants_events && strcmp(report_to, "none") != 0)
+        return ag_fail(ctx, AG_EINVAL, "--report_to %s: wanted tensorboard or none", report_to);
+    log = ag_new(ctx, 1, sizeof *log, "log");
+    if (!log)
+        return ag_status_of(ctx);
+    log->what = what;
+    log->csv = -1;
+    log->total = total;
+    log->csv_path = ag_printf(ctx, "%s/log.csv", output_dir);
+    if (log->csv_path && begin_csv(log, ctx, first) == AG_OK && wants_events)
+        begin_events(log, ctx, output_dir, logging_dir, first);
+    if (ag_status_of(ctx) != AG_OK) {
+        train_log_free(log);
+        return ag_status_of(ctx);
+    }
+    *out = log;
+    return AG_OK;
+}
+
+void train_log_free(train_log *log)
+{
+    if (!log)
+        return;
+    if (log->has_line)
+        fputc('\n', stderr);
+    if (log->csv >= 0)
+        close(log->csv);
+    train_events_close(log->events);
+    ag_delete(log->csv_path);
+    ag_delete(log);
+}
+
+ag_status train_log_add(train_log *log, ag_ctx *ctx, const train_log_row *row)
+{
+    log->n_rows++;
+    log->loss = SMOOTHING * log->loss + (1.0 - SMOOTHING) * row->loss;
+    log->seconds = SMOOTHING * log->seconds + (1.0 - SMOOTHING) * row->seconds;
+    if (add_row(log, ctx, row) == AG_OK &&
+        train_log_scalar(log, ctx, "loss", row->update, row->loss) == AG_OK &&
+        train_log_scalar(log, ctx, "lr", row->update, row->lr) == AG_OK)
+        train_log_scalar(log, ctx, "grad_norm", row->update, row->grad_norm);
+    show_update(log, ctx, row);
+    return ag_status_of(ctx);
+}
+
+ag_status train_log_scalar(train_log *log, ag_ctx *ctx, const char *tag, int64_t update,
+                           double value)
+{
+    return log->events ? train_events_scalar(ctx, log->events, tag, update, value) : AG_OK;
+}
