@@ -31,6 +31,7 @@
 #endif
 
 enum { N_BINS = 48, ASK_BYTES = 64 << 20 };
+static const size_t RESERVED_BYTES = (size_t)1 << 40; /* address space; far more than any machine's memory */
 
 struct ag_heap {
     ag_ctx *ctx;
@@ -104,7 +105,7 @@ ag_heap *ag_heap_new(ag_ctx *ctx, bool backed)
     if (!heap)
         return NULL;
     heap->ctx = ctx;
-    heap->reserved = (size_t)1 << 40;
+    heap->reserved = RESERVED_BYTES;
     if (!backed)
         return heap;
     for (; heap->reserved >= (size_t)1 << 24; heap->reserved >>= 1) {
@@ -114,7 +115,6 @@ ag_heap *ag_heap_new(ag_ctx *ctx, bool backed)
             heap->base = range;
             /* A wish, not a need: large pages save page faults and table walks. */
             (void)madvise(range, heap->reserved, MADV_HUGEPAGE);
-            HIDE(heap, 0, heap->reserved);
             return heap;
         }
     }
@@ -132,7 +132,7 @@ void ag_heap_free(ag_heap *heap)
         block = before;
     }
     if (heap->base) {
-        SHOW(heap, 0, heap->reserved);
+        SHOW(heap, 0, heap->used);
         munmap(heap->base, heap->reserved);
     }
     free(heap);
