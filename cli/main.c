@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "cli/command.h"
-#include "cli/version.h"
+#include "autograd/version.h"
 
 const cli_command cli_commands[] = {
     {"specialize", "fine-tune Stable Diffusion on faces of known age (FADING)", cli_specialize},
@@ -22,7 +22,7 @@ const cli_command cli_commands[] = {
 static void print_usage(FILE *to)
 {
     fprintf(to, "agewright %s: train and run models of how a face ages\n\nusage: agewright COMMAND [flags]\n\n",
-            CLI_VERSION);
+            AG_VERSION);
     for (const cli_command *c = cli_commands; c->name; c++)
         fprintf(to, "  %-12s %s\n", c->name, c->summary);
     fprintf(to, "\nagewright COMMAND --help lists a command's flags. Exit codes: 0 done, 2 usage, 3 files, 4 memory,\n"
@@ -40,7 +40,7 @@ int main(int argc, char **argv)
         return argc < 2 ? CLI_EXIT_USAGE : CLI_EXIT_OK;
     }
     if (strcmp(argv[1], "--version") == 0) {
-        printf("agewright %s\n", CLI_VERSION);
+        printf("agewright %s\n", AG_VERSION);
         return CLI_EXIT_OK;
     }
     for (const cli_command *c = cli_commands; c->name; c++) {

@@ -24,7 +24,7 @@
 #include <oneapi/dnnl/dnnl.h>
 
 #include "autograd/cpu/isa.h"
-#include "cli/version.h" /* the number, no code */
+#include "autograd/version.h"
 #include "data/checksum.h"
 #include "data/file.h"
 #include "train/checkpoint_hdf5.h"
@@ -351,7 +351,7 @@ static json_t *describe_versions(void)
     char onednn[64], hdf5[64];
 
     snprintf(onednn, sizeof onednn, "%d.%d.%d", dnnl->major, dnnl->minor, dnnl->patch);
-    return json_pack("{s:s, s:s, s:s}", "agewright", CLI_VERSION, "hdf5",
+    return json_pack("{s:s, s:s, s:s}", "agewright", AG_VERSION, "hdf5",
                      train_h5_version(hdf5, sizeof hdf5), "onednn", onednn);
 }
 
