@@ -152,8 +152,13 @@ static int64_t get_sample_size(const config *c, int64_t otherwise)
 {
     const json_t *value = json_object_get(c->node, "sample_size");
 
-    if (json_is_array(value) && json_is_integer(json_array_get(value, 0)))
-        return json_integer_value(json_array_get(value, 0));
+    if (json_is_array(value)) {
+        const int64_t side = json_integer_value(json_array_get(value, 0));
+
+        if (side < 1 || side > MAX_CHANNELS)
+            refuse(c, AG_EDATA, "sample_size", "1 to 65536");
+        return side;
+    }
     return get_int(c, "sample_size", otherwise, 0, MAX_CHANNELS);
 }
 
@@ -576,13 +581,17 @@ ag_status data_schedule_config_parse(data_schedule_config *out, ag_ctx *ctx, con
     static const char *const predictions[] = {"epsilon", "v_prediction", NULL};
     static const char *const spacings[] = {"", "leading", "linspace", "trailing", NULL};
     data_schedule_config s = {0};
+    const char *class_name;
     config c;
     json_t *node = open_config(&c, ctx, name, text, size);
 
     if (!node)
         return ag_status_of(ctx);
-    snprintf(s.class_name, sizeof s.class_name, "%.60s",
-             data_json_text(ctx, name, node, "_class_name", ""));
+    class_name = data_json_text(ctx, name, node, "_class_name", "");
+    if (strlen(class_name) < sizeof s.class_name)
+        strcpy(s.class_name, class_name);
+    else
+        refuse(&c, AG_EDATA, "_class_name", "a name of at most 63 bytes");
     s.num_train_timesteps = get_int(&c, "num_train_timesteps", 1000, 1, 1000000);
     s.beta_start = get_real(&c, "beta_start", 0.0001, 0, 1);
     s.beta_end = get_real(&c, "beta_end", 0.02, 0, 1);
