@@ -12,11 +12,11 @@ extern "C" {
  *   1. a path that exists (a folder or a file) is taken as it is;
  *   2. a hub id `owner/name` (or `name`) in the folders of our own, $AGEWRIGHT_MODELS
  *      (colon-separated): DIR/owner/name, DIR/name;
- *   3. in the local hub cache, $HF_HUB_CACHE, else $HF_HOME/hub, else
- *      $XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub:
- *      models--owner--name/snapshots/REV, where REV is what refs/REVISION holds, or a commit
- *      that is named by (the beginning of) its hash, or, without a revision and without
- *      refs/main, the newest snapshot.
+ *   3. in the local hub cache, $HF_HUB_CACHE (older: $HUGGINGFACE_HUB_CACHE), else $HF_HOME/hub,
+ *      else $XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub:
+ *      models--owner--name/snapshots/REV, where REV is what refs/REVISION holds, or a commit that
+ *      is named by (the beginning of) its hash, or, without a revision and without refs/main, the
+ *      newest snapshot.
  * revision  a branch, tag or commit; NULL means main
  * *out      belongs to the caller (ag_delete)
  * AG_EIO when it is nowhere: one line that says where to put it. */

@@ -63,6 +63,9 @@ bool data_single_is(const data_named_shape *list, int64_t n);
  * shapes cannot say (number of heads, groups, epsilons) is what the family's published models
  * have: 8 heads in SD1, heads of 64 channels in SD2, 32 groups; a sibling .yaml (the original
  * program's) and the texts in the safetensors header override it (see data_single_set_text).
+ * An OpenCLIP text model that comes with text_projection is a whole one: its last layer is stored
+ * and not used. (So a writer that wants other programs to read an SD2 file adds a copy of the last
+ * layer, text_projection and logit_scale, as they expect them.)
  * SD2's prediction type: the sibling .yaml's parameterization, else global_step (875000: epsilon;
  * -1 when unknown), else v, as the library assumes; prediction_known is false in the last case.
  * AG_EUNSUPPORTED by name for inpainting, instruct-pix2pix and SDXL files; AG_EDATA when the keys

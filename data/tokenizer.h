@@ -33,7 +33,7 @@ void data_tokenizer_close(data_tokenizer *tok); /* NULL is fine */
  * max_length. mask (may be NULL) is 1 up to and with the end id and 0 on the padding.
  *
  * ids, mask   max_length values each
- * utf8        `size` bytes; bytes that are not UTF-8 are AG_EDATA with their place
+ * utf8        `size` bytes, at most 65536; bytes that are not UTF-8 are AG_EDATA with their place
  * max_length  >= 2; data_tokenizer_max_length() is usual (77)
  */
 ag_status data_tokenizer_encode(const data_tokenizer *tok, ag_ctx *ctx, const char *utf8,
