@@ -28,6 +28,7 @@ bool op_is_float(const ag_tensor *t); /* f32 or bf16 */
 bool op_same_dims(const ag_tensor *a, const ag_tensor *b);
 /* Every input that is there is f32 or bf16, but those whose bit is set in `skip`. */
 ag_status op_check_floats(const ag_call *call, unsigned skip);
+/* Input i, when there is one, has these dims. */
 ag_status op_check_dims(const ag_call *call, int i, int n_dims, const int64_t *dims);
 /* For ops that change input 0 in place: nothing may be recorded that would miss it. */
 ag_status op_check_in_place(const ag_call *call);

@@ -1,0 +1,478 @@
+/* harness.h - an op against its definition. For tests/test_ops.c.
+ *
+ * A case is a call of an op and, in double and plain loops, what it should give. The harness checks
+ *   values      f32, and bf16 on inputs rounded to bf16
+ *   gradient    for random cotangents w, against central differences of <w, definition>
+ *   second      the gradient of <gradient, u> for random u, by the inputs and by w, against mixed
+ *               differences of the definition
+ *   refusal     what c->refuse builds fails with a message and no crash
+ *   meta        shapes and element types without computing, there and back
+ *   scratch     what each kernel took is what its cost rule said
+ * Differences are taken of the definition and not of the op, so rounding in the op never reaches them.
+ * Values are kept away from kinks by the ranges of the inputs.
+ */
+#ifndef TESTS_OPS_HARNESS_H
+#define TESTS_OPS_HARNESS_H
+
+#include "autograd/grad.h"
+#include "autograd/observe.h"
+#include "autograd/op.h"
+#include "autograd/ops.h"
+#include "autograd/ops/common.h"
+#include "autograd/ops/list.h"
+#include "tests/check.h"
+
+enum { CASE_MAX_IN = 4 };
+
+typedef enum case_kind {
+    VARIABLE, /* a gradient is asked for */
+    CONSTANT, /* f32, never rounded to bf16, no gradient */
+    IDS       /* i64 in [low, high) */
+} case_kind;
+
+typedef struct case_input {
+    int n_dims;
+    int64_t dims[AG_MAX_DIMS];
+    double low, high; /* both 0: -1 to 1 */
+    case_kind kind;
+    bool keep_f32; /* stays f32 in the bf16 check */
+} case_input;
+
+enum {
+    NO_SECOND = 1, /* no second order: say why beside the case */
+    NO_BF16 = 2,
+    NO_GRADIENT = 4
+};
+
+typedef struct op_case op_case;
+struct op_case {
+    const char *name;
+    case_input in[CASE_MAX_IN];
+    ag_tensor *(*build)(ag_ctx *ctx, ag_tensor **in, const op_case *c);
+    void (*define)(double *y, double *const *in, const op_case *c);
+    ag_tensor *(*refuse)(ag_ctx *ctx, ag_tensor **in, const op_case *c);
+    int i[8];    /* parameters of build and define */
+    double p[4];
+    unsigned flags;
+    double tolerance;      /* of f32, relative to the largest value; 0: 1e-5 */
+    double bf16_tolerance; /* 0: 2e-2 */
+};
+
+static inline int64_t case_numel(const case_input *in)
+{
+    int64_t n = 1;
+
+    for (int i = 0; i < in->n_dims; i++)
+        n *= in->dims[i];
+    return n;
+}
+
+/* --- which ops the cases reached -------------------------------------------------------------- */
+
+typedef struct op_reach {
+    const ag_op *op;
+    bool ran, differentiated, twice;
+} op_reach;
+enum { REACH_MAX = 256 };
+static op_reach check_reach[REACH_MAX];
+/* --- watching ops run ------------------------------------------------------------------------- */
+
+typedef enum watch_phase { FORWARD, BACKWARD, OTHER } watch_phase;
+typedef struct watcher {
+    ag_ctx *ctx;
+    watch_phase phase;
+    bool second; /* the case has a second-order check */
+    bool gradient;
+    char message[256]; /* the first complaint; failing inside an observer would leave the context open */
+} watcher;
+
+static op_reach *reach_of(const ag_op *op)
+{
+    for (int i = 0; i < REACH_MAX; i++)
+        if (check_reach[i].op == op || !check_reach[i].op) {
+            check_reach[i].op = op;
+            return &check_reach[i];
+        }
+    return NULL;
+}
+
+static void watch(void *user, const ag_call *call, const ag_cost *cost, double seconds)
+{
+    watcher *w = user;
+    op_reach *reach = reach_of(call->op);
+    const size_t took = ag_bytes_peak(w->ctx, AG_SCRATCH);
+    bool asks = false;
+
+    (void)seconds;
+    ag_bytes_reset_peak(w->ctx);
+    /* the heap may round a piece up */
+    if ((took < cost->scratch || took > cost->scratch + 1024) && !w->message[0])
+        snprintf(w->message, sizeof w->message, "%s took %zu bytes of scratch, its cost says %zu",
+                 call->op->name, took, cost->scratch);
+    for (int i = 0; i < call->op->n_in; i++)
+        asks |= call->in[i] && ag_requires_grad(call->in[i]);
+    reach->ran = true;
+    if (asks && w->phase == FORWARD && w->gradient)
+        reach->differentiated = true;
+    if (asks && w->phase == FORWARD && w->second)
+        reach->twice = true;
+    if (asks && w->phase == BACKWARD && w->second)
+        reach->differentiated = true;
+}
+
+static void check_watch(const watcher *w, const char *name)
+{
+    if (w->message[0])
+        fail_msg("%s: %s", name, w->message);
+}
+
+/* --- numbers ---------------------------------------------------------------------------------- */
+
+typedef struct case_values {
+    const op_case *c;
+    int n_in;
+    double *in[CASE_MAX_IN];
+    double *u[CASE_MAX_IN]; /* a direction in the inputs */
+    int64_t n[CASE_MAX_IN], n_out;
+    double *w; /* a cotangent */
+    double *y; /* room for a result */
+} case_values;
+
+static double *new_doubles(int64_t n)
+{
+    double *x = calloc((size_t)(n ? n : 1), sizeof *x);
+
+    assert_non_null(x);
+    return x;
+}
+
+static double to_bf16(double x)
+{
+    const float f = (float)x;
+    uint32_t bits;
+    float rounded;
+
+    memcpy(&bits, &f, sizeof bits);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+    memcpy(&rounded, &bits, sizeof bits);
+    return rounded;
+}
+
+static void values_new(case_values *v, const op_case *c, int64_t n_out, uint64_t seed, bool bf16)
+{
+    *v = (case_values){.c = c, .n_out = n_out};
+    while (v->n_in < CASE_MAX_IN && (c->in[v->n_in].n_dims || c->in[v->n_in].high != 0))
+        v->n_in++;
+    for (int k = 0; k < v->n_in; k++) {
+        const case_input *in = &c->in[k];
+        const bool any = in->low != 0 || in->high != 0;
+        v->n[k] = case_numel(in);
+        v->in[k] = new_doubles(v->n[k]);
+        v->u[k] = new_doubles(v->n[k]);
+        for (int64_t i = 0; i < v->n[k]; i++) {
+            double x = check_uniform(&seed, any ? in->low : -1, any ? in->high : 1);
+            if (in->kind == IDS)
+                x = floor(x);
+            if (bf16 && in->kind == VARIABLE && !in->keep_f32)
+                x = to_bf16(x);
+            v->in[k][i] = x;
+            v->u[k][i] = in->kind == VARIABLE ? check_uniform(&seed, -1, 1) : 0;
+        }
+    }
+    v->w = new_doubles(n_out);
+    v->y = new_doubles(n_out);
+    for (int64_t i = 0; i < n_out; i++) {
+        v->w[i] = check_uniform(&seed, -1, 1);
+        if (bf16)
+            v->w[i] = to_bf16(v->w[i]);
+    }
+}
+
+static void values_free(case_values *v)
+{
+    for (int k = 0; k < v->n_in; k++) {
+        free(v->in[k]);
+        free(v->u[k]);
+    }
+    free(v->w);
+    free(v->y);
+}
+
+/* --- the definition and its differences ------------------------------------------------------- */
+
+/* <w, definition> at inputs + t u */
+static double reference(case_values *v, double t)
+{
+    double total = 0.0, *moved[CASE_MAX_IN] = {NULL};
+
+    for (int k = 0; k < v->n_in; k++) {
+        moved[k] = v->in[k];
+        if (t != 0.0) {
+            moved[k] = new_doubles(v->n[k]);
+            for (int64_t i = 0; i < v->n[k]; i++)
+                moved[k][i] = v->in[k][i] + t * v->u[k][i];
+        }
+    }
+    v->c->define(v->y, moved, v->c);
+    for (int64_t i = 0; i < v->n_out; i++)
+        total += v->w[i] * v->y[i];
+    for (int k = 0; k < v->n_in; k++)
+        if (moved[k] != v->in[k])
+            free(moved[k]);
+    return total;
+}
+
+/* d<w, definition> / d in[k][i] */
+static double slope(case_values *v, int k, int64_t i)
+{
+    const double h = 1e-5, x = v->in[k][i];
+    double up, down;
+
+    v->in[k][i] = x + h;
+    up = reference(v, 0);
+    v->in[k][i] = x - h;
+    down = reference(v, 0);
+    v->in[k][i] = x;
+    return (up - down) / (2 * h);
+}
+
+/* d/d in[k][i] of the derivative of <w, definition> in direction u */
+static double mixed_slope(case_values *v, int k, int64_t i)
+{
+    const double h = 1e-4, x = v->in[k][i];
+    double d[2];
+
+    for (int side = 0; side < 2; side++) {
+        v->in[k][i] = x + (side ? -h : h);
+        d[side] = (reference(v, h) - reference(v, -h)) / (2 * h);
+    }
+    v->in[k][i] = x;
+    return (d[0] - d[1]) / (2 * h);
+}
+
+/* The derivative of the definition's element i in direction u: the gradient by w of the same. */
+static void directional(case_values *v, double *out)
+{
+    const double h = 1e-5;
+
+    reference(v, h);
+    memcpy(out, v->y, (size_t)v->n_out * sizeof *out);
+    reference(v, -h);
+    for (int64_t i = 0; i < v->n_out; i++)
+        out[i] = (out[i] - v->y[i]) / (2 * h);
+}
+
+static void compare(const op_case *c, const char *what, int k, const float *got, const double *want,
+                    int64_t n, double tolerance)
+{
+    double size = 0.1; /* differences have noise where all is zero */
+    char place[160];
+
+    snprintf(place, sizeof place, "%s: %s %d", c->name, what, k);
+    for (int64_t i = 0; i < n; i++)
+        size = fmax(size, fabs(want[i]));
+    for (int64_t i = 0; i < n; i++)
+        check_close(place, i, got[i], want[i], tolerance * size, tolerance);
+}
+
+/* --- the op's side ---------------------------------------------------------------------------- */
+
+/* A leaf with these values. */
+static ag_tensor *leaf(ag_ctx *ctx, const double *values, int n_dims, const int64_t *dims, bool bf16,
+                       bool wants)
+{
+    ag_tensor *t = ag_empty(ctx, AG_STEP, bf16 ? AG_BF16 : AG_F32, n_dims, dims);
+    const int64_t n = t ? ag_numel(t) : 0;
+    char *bytes;
+
+    check_ok(ctx, "a leaf");
+    bytes = malloc(ag_nbytes(t) + 1);
+    assert_non_null(bytes);
+    for (int64_t i = 0; i < n; i++) {
+        const float f = (float)values[i];
+        uint32_t bits;
+        memcpy(&bits, &f, sizeof bits);
+        if (bf16) {
+            const uint16_t half = (uint16_t)(bits >> 16);
+            memcpy(bytes + 2 * i, &half, sizeof half);
+        } else {
+            memcpy(bytes + 4 * i, &f, sizeof f);
+        }
+    }
+    ag_write(ctx, t, bytes, ag_nbytes(t));
+    free(bytes);
+    ag_set_requires_grad(ctx, t, wants);
+    return t;
+}
+
+static void leaves(ag_ctx *ctx, const case_values *v, bool bf16, ag_tensor **in)
+{
+    for (int k = 0; k < v->n_in; k++) {
+        const case_input *s = &v->c->in[k];
+        if (s->kind == IDS) {
+            int64_t *ids = malloc((size_t)v->n[k] * sizeof *ids + 1);
+            assert_non_null(ids);
+            for (int64_t i = 0; i < v->n[k]; i++)
+                ids[i] = (int64_t)v->in[k][i];
+            in[k] = ag_from_i64(ctx, ids, s->n_dims, s->dims);
+            free(ids);
+        } else {
+            in[k] = leaf(ctx, v->in[k], s->n_dims, s->dims,
+                         bf16 && s->kind == VARIABLE && !s->keep_f32, s->kind == VARIABLE);
+        }
+    }
+    check_ok(ctx, v->c->name);
+}
+
+static int variables(const case_values *v, ag_tensor *const *in, ag_tensor **out, int *which)
+{
+    int n = 0;
+
+    for (int k = 0; k < v->n_in; k++)
+        if (v->c->in[k].kind == VARIABLE) {
+            which[n] = k;
+            out[n++] = in[k];
+        }
+    return n;
+}
+
+static void same_kind(const op_case *c, const ag_tensor *a, const ag_tensor *b)
+{
+    if (ag_dtype_of(a) != ag_dtype_of(b) || !op_same_dims(a, b))
+        fail_msg("%s: %s on the device, %s on meta", c->name, OP_SHAPE(a), OP_SHAPE(b));
+}
+
+/* Values, gradient and second order in one element type. */
+static void check_numbers(const op_case *c, bool bf16)
+{
+    ag_ctx *ctx = check_ctx(), *meta = check_ctx_on(AG_META);
+    const bool gradient = !(c->flags & NO_GRADIENT), second = gradient && !(c->flags & NO_SECOND);
+    const double f32_tolerance = c->tolerance != 0 ? c->tolerance : 1e-5;
+    const double bf16_tolerance = c->bf16_tolerance != 0 ? c->bf16_tolerance : 2e-2;
+    const double tolerance = bf16 ? bf16_tolerance : f32_tolerance;
+    watcher w = {.ctx = ctx, .gradient = gradient && !bf16, .second = second && !bf16};
+    ag_tensor *in[CASE_MAX_IN] = {NULL}, *x[CASE_MAX_IN + 1], *g[CASE_MAX_IN] = {NULL}, *y, *cotangent;
+    ag_tensor *m_in[CASE_MAX_IN] = {NULL}, *m_x[CASE_MAX_IN], *m_g[CASE_MAX_IN] = {NULL}, *m_y;
+    int which[CASE_MAX_IN], n_x;
+    case_values v;
+    float *got;
+
+    /* the shape of the result, from meta */
+    values_new(&v, c, 0, 1, bf16);
+    leaves(meta, &v, bf16, m_in);
+    m_y = c->build(meta, m_in, c);
+    check_ok(meta, c->name);
+    n_x = variables(&v, m_in, m_x, which);
+    values_free(&v);
+
+    values_new(&v, c, ag_numel(m_y), 12345, bf16);
+    leaves(ctx, &v, bf16, in);
+    ag_observe(ctx, watch, &w);
+    ag_bytes_reset_peak(ctx);
+    y = c->build(ctx, in, c);
+    check_ok(ctx, c->name);
+    same_kind(c, y, m_y);
+    check_watch(&w, c->name);
+    reference(&v, 0);
+    got = check_values(ctx, y);
+    compare(c, bf16 ? "bf16 value" : "value", 0, got, v.y, v.n_out, tolerance);
+    free(got);
+    if (gradient) {
+        if (!ag_requires_grad(y))
+            fail_msg("%s: the result asks for no gradient", c->name);
+        n_x = variables(&v, in, x, which);
+        w.phase = BACKWARD;
+        cotangent = leaf(ctx, v.w, ag_ndim(y), ag_dims(y), ag_dtype_of(y) == AG_BF16, true);
+        ag_grad(ctx, &y, &cotangent, 1, x, g, n_x, AG_RETAIN_GRAPH);
+        check_ok(ctx, c->name);
+        ag_grad(meta, &m_y, NULL, 1, m_x, m_g, n_x, AG_CREATE_GRAPH);
+        check_ok(meta, c->name);
+        check_watch(&w, c->name);
+        for (int a = 0; a < n_x; a++) {
+            const int k = which[a];
+            double *want = new_doubles(v.n[k]);
+            same_kind(c, g[a], x[a]);
+            if (!op_same_dims(m_g[a], x[a]))
+                fail_msg("%s: gradient %d is %s on meta", c->name, a, OP_SHAPE(m_g[a]));
+            got = check_values(ctx, g[a]);
+            for (int64_t i = 0; i < v.n[k]; i++)
+                want[i] = slope(&v, k, i);
+            compare(c, bf16 ? "bf16 gradient" : "gradient", k, got, want, v.n[k], tolerance);
+            free(want);
+            free(got);
+        }
+    }
+    if (second) {
+        ag_tensor *u[CASE_MAX_IN], *gg[CASE_MAX_IN + 1] = {NULL}, *g2[CASE_MAX_IN] = {NULL};
+        double *want;
+        ag_grad(ctx, &y, &cotangent, 1, x, g2, n_x, AG_CREATE_GRAPH);
+        check_ok(ctx, c->name);
+        for (int a = 0; a < n_x; a++) {
+            const int k = which[a];
+            float *fused = check_values(ctx, g[a]), *composite = check_values(ctx, g2[a]);
+            double *fused_d = new_doubles(v.n[k]);
+            for (int64_t i = 0; i < v.n[k]; i++)
+                fused_d[i] = fused[i];
+            compare(c, "recorded gradient", k, composite, fused_d, v.n[k], tolerance);
+            free(fused);
+            free(composite);
+            free(fused_d);
+            u[a] = leaf(ctx, v.u[k], c->in[k].n_dims, c->in[k].dims, false, false);
+            if (ag_dtype_of(g2[a]) == AG_BF16)
+                u[a] = ag_cast(ctx, u[a], AG_BF16);
+        }
+        x[n_x] = cotangent;
+        w.phase = OTHER;
+        ag_grad(ctx, g2, u, n_x, x, gg, n_x + 1, 0);
+        check_ok(ctx, c->name);
+        for (int a = 0; a < n_x && !bf16; a++) {
+            const int k = which[a];
+            want = new_doubles(v.n[k]);
+            got = check_values(ctx, gg[a]);
+            for (int64_t i = 0; i < v.n[k]; i++)
+                want[i] = mixed_slope(&v, k, i);
+            compare(c, "second order", k, got, want, v.n[k], 10 * tolerance);
+            free(want);
+            free(got);
+        }
+        if (!bf16) {
+            want = new_doubles(v.n_out);
+            got = check_values(ctx, gg[n_x]);
+            directional(&v, want);
+            compare(c, "second order by the cotangent", 0, got, want, v.n_out, 10 * tolerance);
+            free(want);
+            free(got);
+        }
+        check_watch(&w, c->name);
+    }
+    values_free(&v);
+    ag_ctx_free(ctx);
+    ag_ctx_free(meta);
+}
+
+static void check_refusal(const op_case *c)
+{
+    ag_ctx *ctx = check_ctx();
+    ag_tensor *in[CASE_MAX_IN] = {NULL};
+    case_values v;
+
+    values_new(&v, c, 0, 1, false);
+    leaves(ctx, &v, false, in);
+    if (c->refuse(ctx, in, c) || ag_status_of(ctx) == AG_OK)
+        fail_msg("%s: what should be refused was not", c->name);
+    check_failed(ctx, ag_status_of(ctx), c->name);
+    values_free(&v);
+    ag_ctx_free(ctx);
+}
+
+/* Run all checks of a case; fails the running cmocka test at the first difference. */
+static void check_op_case(const op_case *c)
+{
+    check_numbers(c, false);
+    if (!(c->flags & NO_BF16))
+        check_numbers(c, true);
+    if (c->refuse)
+        check_refusal(c);
+}
+
+#endif /* TESTS_OPS_HARNESS_H */
