@@ -1,7 +1,7 @@
 /* nn_cases.h - the small configurations that the tests of the networks use.
  *
- * A, B and C are those of the expected values in tests/test_nn_expected.c; the others vary every option.
- * The same stand in scripts/golden_networks.py.
+ * A, B and C are those of the expected values in tests/test_nn_expected.c; the others vary every
+ * option. The same stand in scripts/golden_networks.py.
  */
 #ifndef TESTS_NN_CASES_H
 #define TESTS_NN_CASES_H
@@ -132,7 +132,8 @@ static inline nn_unet_config case_unet_sd15(void)
 static inline nn_vae_config case_vae_sd(void)
 {
     return (nn_vae_config){
-        .sample_size = 512, .in_channels = 3, .out_channels = 3, .latent_channels = 4, .n_levels = 4,
+        .sample_size = 512, .in_channels = 3, .out_channels = 3, .latent_channels = 4,
+        .n_levels = 4,
         .block_out_channels = {128, 256, 512, 512}, .layers_per_block = 2, .norm_num_groups = 32,
         .scaling_factor = 0.18215,
     };

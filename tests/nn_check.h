@@ -135,7 +135,7 @@ static inline ag_tensor *golden_tensor(const golden *g, const char *name)
 
 /* --- comparing ---------------------------------------------------------------------------- */
 
-/* max |got - want| <= tolerance * (mean |want|), or of `floor` where that is smaller. */
+/* max |got - want| <= tolerance * mean |want| + floor */
 static inline void check_close(const char *what, const float *got, const float *want, int64_t n,
                                double tolerance, double floor)
 {
@@ -151,9 +151,7 @@ static inline void check_close(const char *what, const float *got, const float *
             at = i;
         }
     }
-    if (mean < floor)
-        mean = floor;
-    if (!(worst <= tolerance * mean))
+    if (!(worst <= tolerance * mean + floor))
         fail_msg("%s: value %lld is %.9g, want %.9g; off by %.3g of the mean size %.3g", what,
                  (long long)at, (double)got[at], (double)want[at], worst / mean, mean);
 }
@@ -242,7 +240,7 @@ static inline void golden_check_params(const golden *g, const nn_params *params,
         got = malloc((size_t)param->numel * sizeof *got);
         assert_non_null(got);
         assert_int_equal(nn_param_publish(g->ctx, param, grads[param->index], got), AG_OK);
-        check_close(name, got, want, param->numel, NN_TOLERANCE, 1e-6 * biggest);
+        check_close(name, got, want, param->numel, NN_TOLERANCE, 1e-7 * biggest);
         free(got);
         free(want);
     }
