@@ -1,0 +1,357 @@
+/* gemm_kernel.inc.h - register tiles and packing, compiled once per instruction set.
+ *
+ * The accumulators of a tile are mr x 2 vectors: 6 x 2 of 16 registers (AVX2), 14 x 2 of 32
+ * (AVX-512), 4 x 2 of 16 (portable, SSE2); the rest hold two vectors of B and one broadcast
+ * element of A. The loops over the tile have constant bounds in every instance and are unrolled
+ * whole, so the accumulators never leave their registers.
+ */
+#include <string.h>
+
+#include "autograd/cpu/gemm_internal.h"
+#include "autograd/cpu/vector.h"
+
+#if defined(__AVX512F__)
+enum { GEMM_MR = 14, GEMM_COLUMN_PANELS = 10, GEMM_A_IN_L1 = 1 };
+#elif defined(__AVX2__)
+enum { GEMM_MR = 6, GEMM_COLUMN_PANELS = 20, GEMM_A_IN_L1 = 0 };
+#else
+enum { GEMM_MR = 4, GEMM_COLUMN_PANELS = 16, GEMM_A_IN_L1 = 0 };
+#endif
+enum {
+    GEMM_NV = 2,
+    GEMM_NR = GEMM_NV * VEC_N,
+    GEMM_A_STEP = (GEMM_MR + VEC_N - 1) / VEC_N * VEC_N
+};
+
+/* m and nv are constants in every instance. */
+VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const float *a,
+                        int64_t lda, const float *b, float *const *c, float alpha, float beta,
+                        const float *bias)
+{
+    const vec scale = vec_set(alpha), keep = vec_set(beta);
+    vec acc[GEMM_MR][GEMM_NV];
+
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < nv; j++)
+            acc[i][j] = vec_set(0.0f);
+    for (int64_t l = 0; l < k; l++) {
+        vec b_l[GEMM_NV];
+#pragma GCC unroll 2
+        for (int j = 0; j < nv; j++)
+            b_l[j] = vec_load(b + j * VEC_N);
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            const vec a_il = vec_set(panels ? a[i] : a[i * lda]);
+#pragma GCC unroll 2
+            for (int j = 0; j < nv; j++)
+                acc[i][j] = vec_fma(a_il, b_l[j], acc[i][j]);
+        }
+        b += GEMM_NR;
+        a += panels ? GEMM_A_STEP : 1;
+    }
+    if (n == nv * VEC_N) {
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+            for (int j = 0; j < nv; j++) {
+                vec v = vec_mul(acc[i][j], scale);
+                if (beta != 0.0f)
+                    v = vec_fma(vec_load(c[i] + j * VEC_N), keep, v);
+                if (bias)
+                    v = vec_add(v, vec_load(bias + j * VEC_N));
+                vec_store(c[i] + j * VEC_N, v);
+            }
+        return;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < nv; j++) {
+            const int64_t left = n - j * VEC_N < VEC_N ? n - j * VEC_N : VEC_N;
+            vec v = vec_mul(acc[i][j], scale);
+            if (beta != 0.0f)
+                v = vec_fma(vec_load_n(c[i] + j * VEC_N, left), keep, v);
+            if (bias)
+                v = vec_add(v, vec_load_n(bias + j * VEC_N, left));
+            vec_store_n(c[i] + j * VEC_N, v, left);
+        }
+}
+
+#define TILE_INSTANCE(m, nv, panels) \
+    tile_of(m, nv, panels, n, k, a, lda, b, c, alpha, beta, bias)
+#define TILE_CASE(rows, panels)                \
+    case rows:                                 \
+        if (n > VEC_N)                         \
+            TILE_INSTANCE(rows, 2, panels);    \
+        else                                   \
+            TILE_INSTANCE(rows, 1, panels);    \
+        break;
+
+#if defined(__AVX512F__)
+#define TILE_CASES(panels)                                                                \
+    TILE_CASE(1, panels) TILE_CASE(2, panels) TILE_CASE(3, panels) TILE_CASE(4, panels)   \
+    TILE_CASE(5, panels) TILE_CASE(6, panels) TILE_CASE(7, panels) TILE_CASE(8, panels)   \
+    TILE_CASE(9, panels) TILE_CASE(10, panels) TILE_CASE(11, panels) TILE_CASE(12, panels) \
+    TILE_CASE(13, panels) TILE_CASE(14, panels)
+#elif defined(__AVX2__)
+#define TILE_CASES(panels)                                                              \
+    TILE_CASE(1, panels) TILE_CASE(2, panels) TILE_CASE(3, panels) TILE_CASE(4, panels) \
+    TILE_CASE(5, panels) TILE_CASE(6, panels)
+#else
+#define TILE_CASES(panels) \
+    TILE_CASE(1, panels) TILE_CASE(2, panels) TILE_CASE(3, panels) TILE_CASE(4, panels)
+#endif
+
+static void tile_rows(int m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                      float *const *c, float alpha, float beta, const float *bias)
+{
+    switch (m) {
+        TILE_CASES(false)
+    }
+}
+
+static void tile_panels(int m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                        float *const *c, float alpha, float beta, const float *bias)
+{
+    switch (m) {
+        TILE_CASES(true)
+    }
+}
+
+static void pack_b_panel(float *dst, const float *src, int64_t ld, int64_t k, int64_t n)
+{
+    if (n == GEMM_NR) {
+        for (int64_t l = 0; l < k; l++)
+            for (int j = 0; j < GEMM_NV; j++)
+                vec_store(dst + l * GEMM_NR + j * VEC_N, vec_load(src + l * ld + j * VEC_N));
+        return;
+    }
+    for (int64_t l = 0; l < k; l++) {
+        for (int64_t j = 0; j < n; j++)
+            dst[l * GEMM_NR + j] = src[l * ld + j];
+        for (int64_t j = n; j < GEMM_NR; j++)
+            dst[l * GEMM_NR + j] = 0.0f;
+    }
+}
+
+#if defined(__AVX512F__)
+
+/* dst[c * GEMM_NR + r] = src[r * ld + c] for r < rows, c < cols, both <= 16; rows up to 16 are
+ * filled with zeros. A whole cache line of every row is read at once: rows that are a power of two
+ * apart share few places in the cache. */
+VEC_INLINE void transpose_block(float *dst, const float *src, int64_t ld, int64_t rows,
+                                int64_t cols)
+{
+    const __mmask16 mask = vec_first_(cols);
+    __m512 a[16], b[16];
+
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; r++)
+        a[r] = r < rows ? _mm512_maskz_loadu_ps(mask, src + r * ld) : _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (int r = 0; r < 16; r += 2) { /* pairs of rows */
+        b[r] = _mm512_unpacklo_ps(a[r], a[r + 1]);
+        b[r + 1] = _mm512_unpackhi_ps(a[r], a[r + 1]);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < 16; r += 4) { /* fours of rows: a[r + q] holds columns q, q + 4, ... */
+        a[r] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b[r]), _mm512_castps_pd(b[r + 2])));
+        a[r + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[r]), _mm512_castps_pd(b[r + 2])));
+        a[r + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b[r + 1]), _mm512_castps_pd(b[r + 3])));
+        a[r + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[r + 1]), _mm512_castps_pd(b[r + 3])));
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; q++) { /* sixteen rows of columns q, q + 4, q + 8, q + 12 */
+        const __m512 even_low = _mm512_shuffle_f32x4(a[q], a[q + 4], 0x88);
+        const __m512 odd_low = _mm512_shuffle_f32x4(a[q], a[q + 4], 0xdd);
+        const __m512 even_high = _mm512_shuffle_f32x4(a[q + 8], a[q + 12], 0x88);
+        const __m512 odd_high = _mm512_shuffle_f32x4(a[q + 8], a[q + 12], 0xdd);
+        b[q] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
+        b[q + 8] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
+        b[q + 4] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
+        b[q + 12] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
+    }
+    if (cols == 16) {
+#pragma GCC unroll 16
+        for (int c = 0; c < 16; c++)
+            _mm512_storeu_ps(dst + c * GEMM_NR, b[c]);
+        return;
+    }
+    for (int c = 0; c < cols; c++)
+        _mm512_storeu_ps(dst + c * GEMM_NR, b[c]);
+}
+
+#elif defined(__AVX2__)
+
+/* The same for 8 rows and 8 columns. */
+VEC_INLINE void transpose_block(float *dst, const float *src, int64_t ld, int64_t rows,
+                                int64_t cols)
+{
+    __m256 a[8], b[8];
+
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; r++)
+        a[r] = r >= rows   ? _mm256_setzero_ps()
+               : cols == 8 ? _mm256_loadu_ps(src + r * ld)
+                           : vec_load_n(src + r * ld, cols);
+#pragma GCC unroll 4
+    for (int r = 0; r < 8; r += 2) {
+        b[r] = _mm256_unpacklo_ps(a[r], a[r + 1]);
+        b[r + 1] = _mm256_unpackhi_ps(a[r], a[r + 1]);
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < 8; r += 4) {
+        a[r] = _mm256_shuffle_ps(b[r], b[r + 2], 0x44);
+        a[r + 1] = _mm256_shuffle_ps(b[r], b[r + 2], 0xee);
+        a[r + 2] = _mm256_shuffle_ps(b[r + 1], b[r + 3], 0x44);
+        a[r + 3] = _mm256_shuffle_ps(b[r + 1], b[r + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; q++) {
+        b[q] = _mm256_permute2f128_ps(a[q], a[q + 4], 0x20);
+        b[q + 4] = _mm256_permute2f128_ps(a[q], a[q + 4], 0x31);
+    }
+    if (cols == 8) {
+#pragma GCC unroll 8
+        for (int c = 0; c < 8; c++)
+            _mm256_storeu_ps(dst + c * GEMM_NR, b[c]);
+        return;
+    }
+    for (int c = 0; c < cols; c++)
+        _mm256_storeu_ps(dst + c * GEMM_NR, b[c]);
+}
+
+#else
+
+/* The same for 4 rows and 4 columns. */
+VEC_INLINE void transpose_block(float *dst, const float *src, int64_t ld, int64_t rows,
+                                int64_t cols)
+{
+    for (int64_t c = 0; c < cols; c++)
+        for (int64_t r = 0; r < VEC_N; r++)
+            dst[c * GEMM_NR + r] = r < rows ? src[r * ld + c] : 0.0f;
+}
+
+#endif
+
+static void pack_b_panel_transposed(float *dst, const float *src, int64_t ld, int64_t k, int64_t n)
+{
+    enum { K_STEP = 16 }; /* a cache line of each row */
+
+    for (int64_t l = 0; l < k; l += K_STEP)
+        for (int r = 0; r < GEMM_NR; r += VEC_N)
+            for (int64_t s = l; s < l + K_STEP && s < k; s += VEC_N)
+                transpose_block(dst + s * GEMM_NR + r, src + r * ld + s, ld, n - r,
+                                k - s < VEC_N ? k - s : VEC_N);
+}
+
+static void pack_b(float *dst, const float *src, int64_t ld, bool transposed, int64_t k, int64_t n)
+{
+    for (int64_t j = 0; j < n; j += GEMM_NR, dst += k * GEMM_NR) {
+        const int64_t width = n - j < GEMM_NR ? n - j : GEMM_NR;
+        if (transposed)
+            pack_b_panel_transposed(dst, src + j * ld, ld, k, width);
+        else
+            pack_b_panel(dst, src + j, ld, k, width);
+    }
+}
+
+static void pack_a(float *dst, const float *src, int64_t ld, int64_t m, int64_t k)
+{
+    for (int64_t i = 0; i < m; i += GEMM_MR, dst += k * GEMM_A_STEP, src += GEMM_MR) {
+        if (m - i >= GEMM_A_STEP) {
+            for (int64_t l = 0; l < k; l++)
+                for (int j = 0; j < GEMM_A_STEP; j += VEC_N)
+                    vec_store(dst + l * GEMM_A_STEP + j, vec_load(src + l * ld + j));
+            continue;
+        }
+        for (int64_t l = 0; l < k; l++)
+            for (int64_t j = 0; j < m - i; j += VEC_N)
+                vec_store(dst + l * GEMM_A_STEP + j,
+                          vec_load_n(src + l * ld + j, m - i - j < VEC_N ? m - i - j : VEC_N));
+    }
+}
+
+/* One to four rows of A against four rows of B at a time, summed along vectors. */
+VEC_INLINE void dots_of(int m, int width, int64_t k, const float *a, int64_t lda, const float *b,
+                        int64_t ldb, float *const *c, int64_t at, float alpha, float beta,
+                        const float *bias)
+{
+    vec acc[4][4];
+    int64_t l = 0;
+
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < width; j++)
+            acc[i][j] = vec_set(0.0f);
+    for (; l + VEC_N <= k; l += VEC_N)
+#pragma GCC unroll 4
+        for (int j = 0; j < width; j++) {
+            const vec b_j = vec_load(b + j * ldb + l);
+#pragma GCC unroll 4
+            for (int i = 0; i < m; i++)
+                acc[i][j] = vec_fma(vec_load(a + i * lda + l), b_j, acc[i][j]);
+        }
+    if (l < k)
+#pragma GCC unroll 4
+        for (int j = 0; j < width; j++) {
+            const vec b_j = vec_load_n(b + j * ldb + l, k - l);
+#pragma GCC unroll 4
+            for (int i = 0; i < m; i++)
+                acc[i][j] = vec_fma(vec_load_n(a + i * lda + l, k - l), b_j, acc[i][j]);
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < width; j++) {
+            float v = alpha * vec_sum(acc[i][j]);
+            if (beta != 0.0f)
+                v += beta * c[i][at + j];
+            if (bias)
+                v += bias[at + j];
+            c[i][at + j] = v;
+        }
+}
+
+#define DOTS_RUN(rows)                                                                            \
+    for (; j + 4 <= n; j += 4)                                                                    \
+        dots_of(rows, 4, k, a, lda, b + j * ldb, ldb, c, j, alpha, beta, bias);                   \
+    for (; j < n; j++)                                                                            \
+        dots_of(rows, 1, k, a, lda, b + j * ldb, ldb, c, j, alpha, beta, bias);                   \
+    break;
+
+static void dots(int m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                 int64_t ldb, float *const *c, float alpha, float beta, const float *bias)
+{
+    int64_t j = 0;
+
+    switch (m) {
+    case 1: DOTS_RUN(1)
+    case 2: DOTS_RUN(2)
+    case 3: DOTS_RUN(3)
+    case 4: DOTS_RUN(4)
+    }
+}
+
+const gemm_kernels VEC_NAME(gemm_kernels) = {
+#if defined(__AVX512F__)
+    .name = "own avx512",
+#elif defined(__AVX2__)
+    .name = "own avx2",
+#else
+    .name = "own portable",
+#endif
+    .mr = GEMM_MR,
+    .nr = GEMM_NR,
+    .a_step = GEMM_A_STEP,
+    .column_panels = GEMM_COLUMN_PANELS,
+    .a_in_l1 = GEMM_A_IN_L1,
+    .tile_rows = tile_rows,
+    .tile_panels = tile_panels,
+    .pack_b = pack_b,
+    .pack_a = pack_a,
+    .dots = dots,
+};
