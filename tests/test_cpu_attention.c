@@ -240,7 +240,8 @@ static void test_packed(void **state)
     check_each_isa(packed_of);
 }
 
-/* Few heads: the keys, or when they are few the queries, of the backward pass are cut into chunks. */
+/* Few heads: the keys of the backward pass, or its queries when there are few keys, are cut into
+ * chunks. */
 static void chunks_of(int isa)
 {
     compare(&(cpu_attention){.n = 1, .heads = 1, .d = 5, .tq = 1001, .tk = 50, .scale = 0.5f}, 0,
