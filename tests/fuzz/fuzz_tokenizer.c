@@ -67,6 +67,18 @@ static void write_piece(const char *name, const char *bytes, size_t n)
         abort();
 }
 
+static data_tokenizer *open_small(ag_ctx *ctx)
+{
+    data_tokenizer *tok = NULL;
+
+    for (int i = 0; tok_file_names[i]; i++) /* what an input before this one left */
+        write_piece(tok_file_names[i], NULL, 0);
+    if (data_tokenizer_write_small(ctx, folder()) != AG_OK ||
+        data_tokenizer_open(&tok, ctx, folder()) != AG_OK)
+        abort();
+    return tok;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     static data_tokenizer *small;
@@ -75,9 +87,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     data_tokenizer *tok = NULL;
 
     if (n > 0 && at[0] == 't') {
-        if (!small && (data_tokenizer_write_small(ctx, folder()) != AG_OK ||
-                       data_tokenizer_open(&small, ctx, folder()) != AG_OK))
-            abort();
+        if (!small)
+            small = open_small(ctx);
         encode(small, ctx, at + 1, n - 1);
         ag_ctx_free(ctx);
         return 0;
