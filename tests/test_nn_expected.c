@@ -1,7 +1,7 @@
 /* test_nn_expected.c - the networks against numbers on paper: no file, weights by the fill rule.
  *
- * The numbers were computed with PyTorch 2.15, diffusers 0.42.1 and transformers 5.23 in f32; means, the
- * first four values and the last one of each output in the order of [N,C,H,W].
+ * The numbers were computed with PyTorch 2.15, diffusers 0.42.1 and transformers 5.23 in f32;
+ * means, the first four values and the last one of each output in the order of [N,C,H,W].
  */
 #include "tests/nn_cases.h"
 #include "tests/nn_check.h"
@@ -144,7 +144,8 @@ static void unet(const char *what, const nn_unet_config *config, int64_t h, int6
     ag_ctx *ctx = check_ctx();
     nn_unet *net = make_unet(ctx, config);
     ag_tensor *sample = input(ctx, "in.sample", SQRT3, 4, DIMS(2, 4, h, w));
-    ag_tensor *context = input(ctx, "in.context", SQRT3, 3, DIMS(2, 77, config->cross_attention_dim));
+    ag_tensor *context =
+        input(ctx, "in.context", SQRT3, 3, DIMS(2, 77, config->cross_attention_dim));
     ag_tensor *t = ag_from_f32(ctx, (float[]){10, 700}, 1, DIMS(2));
 
     expect_tensor(ctx, what, nn_unet_forward(ctx, net, sample, t, context, NULL), want);
@@ -248,9 +249,15 @@ static ag_tensor *loss_rows(ag_ctx *ctx, nn_unet *net, ag_tensor *noisy, ag_tens
 /* Clip to norm 1 and AdamW (lr 1e-3, weight decay 1e-2): every parameter, first step. */
 static void update(ag_ctx *ctx, nn_params *params, ag_tensor **grads, double norm)
 {
-    const float scalars[8] = {1e-3f,         0.9f,           0.999f,
-                              1e-8f,         1e-2f,          (float)(1.0 - 0.9),
-                              (float)(1.0 - 0.999), (float)fmin(1.0, 1.0 / (norm + 1e-6))};
+    const float scalars[8] = {1e-3f,
+                              0.9f,
+                              0.999f,
+                              1e-8f,
+                              1e-2f,
+                              (float)(1.0 - 0.9),
+                              (float)(1.0 - 0.999),
+                              (float)fmin(1.0, 1.0 / (norm + 1e-6))};
+    const bool recording = ag_record(ctx, false);
 
     for (int64_t i = 0; i < nn_params_count(params); i++) {
         ag_tensor *p = nn_params_at(params, i)->value;
@@ -259,6 +266,7 @@ static void update(ag_ctx *ctx, nn_params *params, ag_tensor **grads, double nor
 
         ag_adamw_(ctx, p, m, v, grads[i], ag_from_f32(ctx, scalars, 1, DIMS(8)));
     }
+    ag_record(ctx, recording);
     check_fine(ctx);
 }
 
@@ -272,7 +280,8 @@ static void training_step(const nn_unet_config *config, const step_numbers *want
     float keep[2], spoil[2], rows[2], loss, *values;
     ag_tensor *latents = input(ctx, "in.latents", SQRT3, 4, DIMS(2, 4, 16, 16));
     ag_tensor *noise = input(ctx, "in.noise", SQRT3, 4, DIMS(2, 4, 16, 16));
-    ag_tensor *context = input(ctx, "in.context", SQRT3, 3, DIMS(2, 77, config->cross_attention_dim));
+    ag_tensor *context =
+        input(ctx, "in.context", SQRT3, 3, DIMS(2, 77, config->cross_attention_dim));
     ag_tensor *t = ag_from_f32(ctx, (float[]){10, 700}, 1, DIMS(2)), *noisy, *per_image, *mean;
     ag_tensor **grads;
     double sum = 0.0;
@@ -337,19 +346,18 @@ static void training_step_a(void **state)
     const nn_unet_config config = case_unet_a();
 
     (void)state;
-    training_step(
-        &config,
-        &(step_numbers){1.413301,
-                        {1.409984, 1.416617},
-                        2.392649,
-                        {{"conv_in.weight", 0.327892, 7.689781e-3, 9.843810e-3},
-                         {"time_embedding.linear_1.weight", 0.030963, 5.121148e-4, -4.122818e-4},
-                         {TO_K, 0.013017, -3.110697e-4, -7.003364e-5},
-                         {FF_BIAS, 0.006747, 1.152437e-4, -3.834334e-4},
-                         {"conv_out.bias", 0.290721, -2.064923e-2, -0.1487657}},
-                        {-0.04299863, -0.23132484},
-                        {-0.04399820, -0.23232253},
-                        0.948669});
+    training_step(&config, &(step_numbers){1.413301,
+                                           {1.409984, 1.416617},
+                                           2.392649,
+                                           {{"conv_in.weight", 0.327892, 7.689781e-3, 9.843810e-3},
+                                            {"time_embedding.linear_1.weight", 0.030963,
+                                             5.121148e-4, -4.122818e-4},
+                                            {TO_K, 0.013017, -3.110697e-4, -7.003364e-5},
+                                            {FF_BIAS, 0.006747, 1.152437e-4, -3.834334e-4},
+                                            {"conv_out.bias", 0.290721, -2.064923e-2, -0.1487657}},
+                                           {-0.04299863, -0.23132484},
+                                           {-0.04399820, -0.23232253},
+                                           0.948669});
 }
 
 static void training_step_c(void **state)
@@ -357,19 +365,18 @@ static void training_step_c(void **state)
     const nn_unet_config config = case_unet_c();
 
     (void)state;
-    training_step(
-        &config,
-        &(step_numbers){1.413113,
-                        {1.293412, 1.532814},
-                        3.056798,
-                        {{"conv_in.weight", 0.443133, 2.624410e-2, -1.006467e-2},
-                         {"time_embedding.linear_1.weight", 0.084937, -4.319446e-3, -4.463327e-3},
-                         {TO_K, 0.002191, 2.614473e-5, -3.726383e-5},
-                         {FF_BIAS, 0.001540, 3.592550e-4, -2.474120e-6},
-                         {"conv_out.bias", 0.305978, 0.2747036, -2.887917e-3}},
-                        {-0.04299863, -0.23132484},
-                        {-0.04399820, -0.23032252},
-                        1.147164});
+    training_step(&config, &(step_numbers){1.413113,
+                                           {1.293412, 1.532814},
+                                           3.056798,
+                                           {{"conv_in.weight", 0.443133, 2.624410e-2, -1.006467e-2},
+                                            {"time_embedding.linear_1.weight", 0.084937,
+                                             -4.319446e-3, -4.463327e-3},
+                                            {TO_K, 0.002191, 2.614473e-5, -3.726383e-5},
+                                            {FF_BIAS, 0.001540, 3.592550e-4, -2.474120e-6},
+                                            {"conv_out.bias", 0.305978, 0.2747036, -2.887917e-3}},
+                                           {-0.04299863, -0.23132484},
+                                           {-0.04399820, -0.23032252},
+                                           1.147164});
 }
 
 int main(void)

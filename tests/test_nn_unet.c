@@ -89,7 +89,8 @@ static void one_level(void **state)
     run_case("e", &config);
 }
 
-/* --- attention seen from outside ------------------------------------------------------------------ */
+/* --- attention seen from outside
+ * ------------------------------------------------------------------ */
 
 /* What a callback saw. */
 typedef struct witness {
@@ -154,10 +155,11 @@ static void attention_callback(void **state)
     ag_ctx_free(ctx);
 }
 
-/* --- memory and precision -------------------------------------------------------------------------- */
+/* --- memory and precision
+ * -------------------------------------------------------------------------- */
 
-/* Without recording, what is alive at once is the skips and one block; every size is known. Recomputing
- * blocks makes training far smaller. */
+/* Without recording, what is alive at once is the skips and one block; every size is known.
+ * Recomputing blocks makes training far smaller. */
 static void memory(void **state)
 {
     ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = AG_META});
@@ -238,7 +240,8 @@ static void bf16(void **state)
     ag_ctx_free(ctx);
 }
 
-/* --- what is wrong is said ------------------------------------------------------------------------- */
+/* --- what is wrong is said
+ * ------------------------------------------------------------------------- */
 
 static void wrong_inputs(void **state)
 {

@@ -26,8 +26,8 @@ static void run_encode(const char *test, const nn_vae_config *config)
     dy[0] = golden_tensor(&g, "cotangent_mean");
     dy[1] = golden_tensor(&g, "cotangent_logvar");
     for (int recompute = 0; recompute < 2; recompute++) {
-        ag_tensor *moments = nn_vae_encode(ctx, net, pixels,
-                                           &(nn_vae_options){.checkpointing = recompute == 1});
+        ag_tensor *moments =
+            nn_vae_encode(ctx, net, pixels, &(nn_vae_options){.checkpointing = recompute == 1});
 
         y[0] = nn_vae_mean(ctx, net, moments);
         y[1] = nn_vae_logvar(ctx, net, moments);
@@ -63,8 +63,8 @@ static void run_decode(const char *test, const nn_vae_config *config)
 
     ag_set_requires_grad(ctx, latent, true);
     for (int recompute = 0; recompute < 2; recompute++) {
-        ag_tensor *y = nn_vae_decode(ctx, net, latent,
-                                     &(nn_vae_options){.checkpointing = recompute == 1});
+        ag_tensor *y =
+            nn_vae_decode(ctx, net, latent, &(nn_vae_options){.checkpointing = recompute == 1});
 
         golden_check(&g, "output", y, NN_TOLERANCE);
         grads[recompute] = check_grads(ctx, params, &y, &dy, 1, &latent, 1);
@@ -142,14 +142,16 @@ static void bf16(void **state)
 {
     ag_ctx *ctx = check_ctx();
     const nn_vae_config config = case_vae_c();
-    const golden e = golden_open(ctx, "nn_vae", "c.encode"), d = golden_open(ctx, "nn_vae", "c.decode");
+    const golden e = golden_open(ctx, "nn_vae", "c.encode"),
+                 d = golden_open(ctx, "nn_vae", "c.decode");
     nn_vae *net = make_vae(ctx, &config);
     const nn_vae_options options = {.compute = AG_BF16};
     ag_tensor *moments = nn_vae_encode(ctx, net, golden_tensor(&e, "pixels"), &options);
 
     (void)state;
     golden_check(&e, "mean", nn_vae_mean(ctx, net, moments), 0.15);
-    golden_check(&d, "output", nn_vae_decode(ctx, net, golden_tensor(&d, "latent"), &options), 0.15);
+    golden_check(&d, "output", nn_vae_decode(ctx, net, golden_tensor(&d, "latent"), &options),
+                 0.15);
     nn_vae_free(net);
     data_weights_close(e.file);
     data_weights_close(d.file);
@@ -172,8 +174,8 @@ static void memory(void **state)
     for (int decode = 0; decode < 2; decode++) {
         const ag_scope scope = ag_scope_open(ctx);
         const int64_t side = decode ? 64 : 512;
-        ag_tensor *x =
-            ag_full(ctx, AG_STEP, 0.0, 4, (int64_t[]){1, side, side, decode ? 4 : 3}), *y;
+        ag_tensor *x = ag_full(ctx, AG_STEP, 0.0, 4, (int64_t[]){1, side, side, decode ? 4 : 3}),
+                  *y;
 
         ag_bytes_reset_peak(ctx);
         y = decode ? nn_vae_decode(ctx, net, x, NULL) : nn_vae_encode(ctx, net, x, NULL);
@@ -213,8 +215,8 @@ static void wrong_inputs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(two_levels), cmocka_unit_test(three_levels), cmocka_unit_test(odd_sizes),
-        cmocka_unit_test(sampling),   cmocka_unit_test(bf16),         cmocka_unit_test(memory),
+        cmocka_unit_test(two_levels),   cmocka_unit_test(three_levels), cmocka_unit_test(odd_sizes),
+        cmocka_unit_test(sampling),     cmocka_unit_test(bf16),         cmocka_unit_test(memory),
         cmocka_unit_test(wrong_inputs),
     };
 
