@@ -260,7 +260,7 @@ static int compare_places(const void *a, const void *b)
 /* Sort the file's records by offset, see that they tile its values, make the offsets absolute. */
 static ag_status tile(const header *h, int64_t first, uint64_t values_at)
 {
-    weight_record *r = h->w->records + first;
+    weight_record *r = h->w->n_records ? h->w->records + first : NULL;
     const int64_t n = h->w->n_records - first;
     const uint64_t n_bytes = h->file->size - values_at;
     uint64_t reached = 0;
