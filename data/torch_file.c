@@ -9,7 +9,7 @@
  *
  * Source  pytorch/pytorch: torch/serialization.py (the archive's layout).
  */
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "data/pickle.h"
@@ -20,6 +20,7 @@ enum {
     ALWAYS_BYTES = 1 << 20, /* what a tensor of repeated values may take, however small its storage */
     REPEATED = 16,          /* all tensors together may take this many times the file */
     MAX_VISITED = 4000000,  /* dictionary entries */
+    MAX_NUMBERS = 64,       /* that are kept as metadata */
     MAX_NESTED = DATA_PICKLE_DEPTH
 };
 
@@ -207,6 +208,21 @@ static ag_status enter(torch_file *f, level *levels, int *depth, const data_pick
     return AG_OK;
 }
 
+/* A whole number beside a state_dict, such as global_step. */
+static ag_status add_number(torch_file *f, const data_pickle_value *key, const data_pickle_value *v)
+{
+    char name[64], digits[32];
+
+    if (key->n >= sizeof name || !weights_is_utf8(key->as.text, key->n) ||
+        f->w->n_metadata >= MAX_NUMBERS)
+        return AG_OK;
+    memcpy(name, key->as.text, key->n);
+    name[key->n] = 0;
+    snprintf(digits, sizeof digits, "%lld", (long long)v->as.integer);
+    return data_weights_metadata(f->w, name) ? AG_OK
+                                             : weights_add_metadata(f->ctx, f->w, name, digits);
+}
+
 /* Add every tensor of the tree below `top`; see weights.h for which, and under which names. */
 static ag_status walk(torch_file *f, const data_pickle_value *top)
 {
@@ -232,6 +248,8 @@ static ag_status walk(torch_file *f, const data_pickle_value *top)
         key = data_pickle_item(l->dict, l->i);
         v = data_pickle_item(l->dict, l->i + 1);
         l->i += 2;
+        if (key->kind == DATA_PICKLE_STRING && v->kind == DATA_PICKLE_INT && l->state_dict)
+            status = add_number(f, key, v);
         if (key->kind != DATA_PICKLE_STRING ||
             (v->kind != DATA_PICKLE_TENSOR && (v->kind != DATA_PICKLE_DICT || l->state_dict)))
             continue;

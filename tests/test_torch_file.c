@@ -26,7 +26,11 @@ static void test_goldens(void **state)
         check_ok(ctx, data_weights_open(&w, ctx, files[i][0]));
         check_ok(ctx, data_weights_check(ctx, w));
         check_against(ctx, w, files[i][1], 0);
-        assert_int_equal(data_weights_n_metadata(w), 0);
+        assert_int_equal(data_weights_n_metadata(w), i == 3 ? 2 : 0);
+        if (i == 3) { /* the numbers beside lightning's state_dict */
+            assert_string_equal(data_weights_metadata(w, "global_step"), "470000");
+            assert_string_equal(data_weights_metadata(w, "epoch"), "3");
+        }
         data_weights_close(w);
     }
     ag_ctx_free(ctx);
