@@ -45,16 +45,6 @@ static head_pack head_pack_at(float *base, const cpu_attention *a)
     return h;
 }
 
-/* Sizes of the blocks: wide heads take half of each, so that a block pair stays in the L2 cache. */
-static int64_t backward_key_tiles(const cpu_attention *a)
-{
-    return a->d > 256 ? most(1, KEY_TILES / 2) : KEY_TILES;
-}
-static int64_t backward_query_tiles(const cpu_attention *a)
-{
-    return a->d > 256 ? most(1, QUERY_BLOCK_TILES / 2) : QUERY_BLOCK_TILES;
-}
-
 static int64_t block_work_floats(void)
 {
     const int64_t queries = QUERY_BLOCK_TILES * LANES;
@@ -185,16 +175,15 @@ static void backward_block(const cpu_attention *a, const head_pack *h, int64_t a
 static void backward_task(const cpu_attention *a, const cpu_attention_grad *io, int64_t head,
                           const head_pack *h, float *dqt, int64_t k0, int64_t k1, float *mine)
 {
-    const int64_t d = a->d, column = head % a->heads * d;
-    const int64_t block = backward_key_tiles(a) * LANES, queries = backward_query_tiles(a) * LANES;
+    const int64_t d = a->d, column = head % a->heads * d, queries = QUERY_BLOCK_TILES * LANES;
     const block_work w = block_work_at(mine);
     float *dkt = mine + block_work_floats(), *dvt = dkt + KEY_BLOCK * d;
     const vec one[2] = {vec_set(1.0f), vec_set(1.0f)};
     const vec scale[2] = {vec_set(a->scale), vec_set(a->scale)};
 
     memset(dqt, 0, (size_t)(round_up(a->tq, LANES) * d) * sizeof *dqt);
-    for (int64_t kb = k0; kb < k1; kb += block) {
-        const int64_t end = least(k1, kb + block);
+    for (int64_t kb = k0; kb < k1; kb += KEY_BLOCK) {
+        const int64_t end = least(k1, kb + KEY_BLOCK);
 
         memset(dkt, 0, (size_t)(2 * KEY_BLOCK * d) * sizeof *dkt);
         for (int64_t q0 = a->causal ? kb / queries * queries : 0; q0 < a->tq; q0 += queries)
@@ -320,7 +309,7 @@ static head_pack few_pack_at(float *base, float *mine, const cpu_attention *a)
 static void few_task(const cpu_attention *a, const cpu_attention_grad *io, int64_t head,
                      const head_pack *h, float *part, int64_t q0, int64_t q1, float *mine)
 {
-    const int64_t d = a->d, block = backward_query_tiles(a) * LANES, tk = round_up(a->tk, LANES);
+    const int64_t d = a->d, block = QUERY_BLOCK_TILES * LANES, tk = round_up(a->tk, LANES);
     const vec scale[2] = {vec_set(a->scale), vec_set(a->scale)};
     const block_work w = block_work_at(mine);
 
