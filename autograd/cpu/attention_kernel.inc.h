@@ -42,7 +42,6 @@ enum { TILE_ROWS = 4 };
 enum {
     LANES = 2 * VEC_N,
     KEY_BLOCK = 128,                           /* keys between two looks at the maximum */
-    KEY_TILES = KEY_BLOCK / LANES,
     QUERY_BLOCK_TILES = LANES >= 64 ? 1 : 64 / LANES, /* queries of one backward block: 64 */
     DEPTH_BLOCK = 4096 / LANES,                /* of d at a time: 16 KiB of one tile */
     PACKED_BYTES_MAX = 48 << 20                /* heads packed together take at most about this */
