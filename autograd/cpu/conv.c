@@ -1,35 +1,38 @@
-/* conv.c - convolutions: oneDNN where it has a kernel, the obvious loops where it has none. */
+/* conv.c - convolutions: which algorithm runs a call, and operands of every type.
+ *
+ * The rule, by the measurements of scripts/bench_kernels.c:
+ *   bf16 where the processor multiplies it    oneDNN, unless it has only its reference loops
+ *   other bf16                                 converted to f32 in scratch, then as f32
+ *   1x1, stride 1, no padding                  one product
+ *   3x3, stride 1, forward and data            Winograd (winograd_choose says which side)
+ *   everything else                            im2col
+ */
 #include "autograd/cpu/conv.h"
 
 #include <string.h>
 
-#include "autograd/cpu/conv_direct.h"
+#include "autograd/cpu/conv_internal.h"
 #include "autograd/cpu/elementwise.h"
 #include "autograd/cpu/onednn.h"
 
+enum { SUM_COLUMNS = 32 };
+
+static int64_t out_size(int64_t in, int64_t kernel, int64_t dilation, int64_t stride)
+{
+    const int64_t free_places = in - dilation * (kernel - 1) - 1;
+    return free_places < 0 ? 0 : free_places / stride + 1;
+}
+
 int64_t cpu_conv_out_h(const cpu_conv *conv)
 {
-    const int64_t span = conv->h + conv->pad_top + conv->pad_bottom;
-    const int64_t free_rows = span - conv->dilation * (conv->kh - 1) - 1;
-    return free_rows < 0 ? 0 : free_rows / conv->stride + 1;
+    return out_size(conv->h + conv->pad_top + conv->pad_bottom, conv->kh, conv->dilation,
+                    conv->stride);
 }
 
 int64_t cpu_conv_out_w(const cpu_conv *conv)
 {
-    const int64_t span = conv->w + conv->pad_left + conv->pad_right;
-    const int64_t free_columns = span - conv->dilation * (conv->kw - 1) - 1;
-    return free_columns < 0 ? 0 : free_columns / conv->stride + 1;
-}
-
-static const cpu_onednn_plan *conv_plan(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass,
-                                        bool *failed)
-{
-    return cpu_onednn_conv(cpu_state_onednn(state), conv, pass, failed);
-}
-
-static size_t round64(size_t bytes)
-{
-    return (bytes + 63) & ~(size_t)63;
+    return out_size(conv->w + conv->pad_left + conv->pad_right, conv->kw, conv->dilation,
+                    conv->stride);
 }
 
 static int64_t x_count(const cpu_conv *c)
@@ -42,147 +45,293 @@ static int64_t w_count(const cpu_conv *c)
     return c->o * c->kh * c->kw * c->c;
 }
 
-static int64_t y_count(const cpu_conv *c)
+static int64_t y_pixels(const cpu_conv *c)
 {
-    return c->n * cpu_conv_out_h(c) * cpu_conv_out_w(c) * c->o;
+    return c->n * cpu_conv_out_h(c) * cpu_conv_out_w(c);
 }
 
-static size_t conv_scratch(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass)
-{
-    bool failed = false;
-    const cpu_onednn_plan *plan = conv_plan(state, conv, pass, &failed);
-    size_t bytes = 0;
+/* --- what runs a pass ---------------------------------------------------------------------------- */
 
-    if (plan)
-        return cpu_onednn_scratch(plan);
-    if (conv->type != AG_F32)
-        bytes += round64((size_t)x_count(conv) * 4) + round64((size_t)y_count(conv) * 4);
-    if (conv->weight_type != AG_F32)
-        bytes += round64((size_t)w_count(conv) * 4);
-    return bytes;
+typedef enum conv_algorithm {
+    CONV_EMPTY, /* an axis of length zero: at most zeros to write */
+    CONV_ONEDNN,
+    CONV_GEMM,
+    CONV_WINOGRAD,
+    CONV_IM2COL
+} conv_algorithm;
+
+typedef struct conv_choice {
+    conv_algorithm algorithm;
+    const cpu_onednn_plan *plan;
+    winograd_shape winograd;
+    int side;
+    bool failed;
+} conv_choice;
+
+static bool wants_onednn(cpu_state *state, const cpu_conv *conv)
+{
+    return conv->type == AG_BF16 && cpu_isa_has_bf16() && cpu_state_isa(state) >= CPU_ISA_AVX512;
 }
+
+static conv_choice choose(cpu_state *state, const cpu_conv *c, cpu_conv_pass pass)
+{
+    conv_choice choice = {.algorithm = CONV_IM2COL};
+
+    if (x_count(c) < 1 || y_pixels(c) * c->o < 1) {
+        choice.algorithm = CONV_EMPTY;
+        return choice;
+    }
+    if (wants_onednn(state, c)) {
+        choice.plan = cpu_onednn_conv(cpu_state_onednn(state), c, pass, &choice.failed);
+        if (choice.plan)
+            choice.algorithm = CONV_ONEDNN;
+        if (choice.plan || choice.failed)
+            return choice;
+    }
+    if (c->kh == 1 && c->kw == 1 && c->stride == 1 && c->pad_top == 0 && c->pad_bottom == 0 &&
+        c->pad_left == 0 && c->pad_right == 0) {
+        choice.algorithm = CONV_GEMM;
+    } else if (pass != CPU_CONV_BACKWARD_WEIGHTS && c->kh == 3 && c->kw == 3 && c->stride == 1 &&
+               c->dilation == 1) {
+        choice.winograd = pass == CPU_CONV_FORWARD ? winograd_forward_shape(c)
+                                                   : winograd_backward_shape(c);
+        choice.side = winograd_choose(&choice.winograd, (int)cpu_state_isa(state));
+        if (choice.side)
+            choice.algorithm = CONV_WINOGRAD;
+    }
+    return choice;
+}
+
+/* The product that a 1x1 convolution is. */
+static cpu_gemm_call product_of(const cpu_conv *c, cpu_conv_pass pass, float *out, const float *in0,
+                                const float *in1, const float *bias)
+{
+    const int64_t pixels = y_pixels(c);
+    cpu_gemm_call call = {.a = in0, .b = in1, .c = out, .alpha = 1.0f, .bias = bias};
+
+    if (pass == CPU_CONV_FORWARD) { /* y [P,O] = x [P,I] w^T */
+        call.m = pixels, call.n = c->o, call.k = c->c, call.transpose_b = true;
+    } else if (pass == CPU_CONV_BACKWARD_DATA) { /* dx [P,I] = dy [P,O] w */
+        call.m = pixels, call.n = c->c, call.k = c->o;
+    } else { /* dw [O,I] = dy^T x */
+        call.m = c->o, call.n = c->c, call.k = pixels, call.transpose_a = true;
+        call.a = in1, call.b = in0;
+    }
+    return call;
+}
+
+/* --- one pass in f32 ------------------------------------------------------------------------------ */
+
+static size_t scratch_f32(cpu_state *state, const cpu_conv *c, cpu_conv_pass pass,
+                          const conv_choice *choice)
+{
+    const int isa = (int)cpu_state_isa(state), n_threads = cpu_state_threads(state);
+
+    if (choice->algorithm == CONV_GEMM) {
+        const cpu_gemm_call call = product_of(c, pass, NULL, NULL, NULL, NULL);
+        return cpu_gemm_scratch(state, &call);
+    }
+    if (choice->algorithm == CONV_WINOGRAD)
+        return winograd_scratch(&choice->winograd, choice->side, isa, n_threads);
+    return conv_im2col_scratch(c, pass, isa, n_threads);
+}
+
+/* out, in0, in1 as in cpu_onednn_run. */
+static bool run_f32(cpu_state *state, const cpu_conv *c, cpu_conv_pass pass,
+                    const conv_choice *choice, float *out, const float *in0, const float *in1,
+                    const float *bias, void *scratch)
+{
+    const int isa = (int)cpu_state_isa(state), n_threads = cpu_state_threads(state);
+
+    if (choice->algorithm == CONV_GEMM) {
+        const cpu_gemm_call call = product_of(c, pass, out, in0, in1, bias);
+        return cpu_gemm(state, &call, scratch);
+    }
+    if (choice->algorithm == CONV_WINOGRAD)
+        winograd_run(out, &choice->winograd, choice->side, in0, in1, bias, scratch, isa, n_threads);
+    else if (pass == CPU_CONV_FORWARD)
+        conv_im2col_forward(out, c, in0, in1, bias, scratch, isa, n_threads);
+    else if (pass == CPU_CONV_BACKWARD_DATA)
+        conv_im2col_backward_data(out, c, in0, in1, scratch, isa, n_threads);
+    else
+        conv_im2col_backward_weights(out, c, in0, in1, scratch, isa, n_threads);
+    return true;
+}
+
+/* --- types ---------------------------------------------------------------------------------------- */
+
+/* An operand of a pass: how many elements of which type. */
+typedef struct conv_operand {
+    int64_t count;
+    ag_dtype type;
+} conv_operand;
+
+/* out, in0, in1 */
+static void operands_of(conv_operand o[3], const cpu_conv *c, cpu_conv_pass pass)
+{
+    const conv_operand x = {x_count(c), c->type}, y = {y_pixels(c) * c->o, c->type};
+    const conv_operand w = {w_count(c), c->weight_type}, dw = {w_count(c), AG_F32};
+
+    o[0] = pass == CPU_CONV_FORWARD ? y : pass == CPU_CONV_BACKWARD_DATA ? x : dw;
+    o[1] = pass == CPU_CONV_BACKWARD_DATA ? y : x;
+    o[2] = pass == CPU_CONV_BACKWARD_WEIGHTS ? y : w;
+}
+
+static size_t f32_bytes(const conv_operand *o)
+{
+    return o->type == AG_F32 ? 0 : gemm_round64((size_t)o->count * sizeof(float));
+}
+
+static size_t pass_scratch(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass)
+{
+    const conv_choice choice = choose(state, conv, pass);
+    conv_operand o[3];
+
+    if (choice.algorithm == CONV_EMPTY || choice.failed)
+        return 0;
+    if (choice.plan)
+        return cpu_onednn_scratch(choice.plan);
+    operands_of(o, conv, pass);
+    return f32_bytes(&o[0]) + f32_bytes(&o[1]) + f32_bytes(&o[2]) +
+           scratch_f32(state, conv, pass, &choice);
+}
+
+/* The operand as f32: itself, or converted at *rest, which then moves on. */
+static const float *widened(const void *data, const conv_operand *o, char **rest, cpu_state *state)
+{
+    float *copy = (float *)*rest;
+
+    if (o->type == AG_F32)
+        return data;
+    *rest += f32_bytes(o);
+    cpu_cast(copy, AG_F32, data, o->type, o->count, cpu_state_threads(state),
+             (int)cpu_state_isa(state));
+    return copy;
+}
+
+/* An image without pixels: y is the bias, gradients are zeros. */
+static void run_empty(const cpu_conv *c, cpu_conv_pass pass, void *out)
+{
+    conv_operand o[3];
+
+    operands_of(o, c, pass);
+    if (pass != CPU_CONV_FORWARD)
+        memset(out, 0, (size_t)o[0].count * (o[0].type == AG_F32 ? 4 : 2));
+}
+
+static bool run_pass(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass, void *out,
+                     const void *in0, const void *in1, const float *bias, void *scratch)
+{
+    const conv_choice choice = choose(state, conv, pass);
+    char *rest = scratch;
+    const float *f32_in0, *f32_in1;
+    float *f32_out = out;
+    conv_operand o[3];
+
+    if (choice.failed)
+        return false;
+    if (choice.algorithm == CONV_EMPTY) {
+        run_empty(conv, pass, out);
+        return true;
+    }
+    if (choice.plan)
+        return cpu_onednn_run(cpu_state_onednn(state), choice.plan, out, in0, in1, bias, scratch);
+    operands_of(o, conv, pass);
+    f32_in0 = widened(in0, &o[1], &rest, state);
+    f32_in1 = widened(in1, &o[2], &rest, state);
+    if (o[0].type != AG_F32) {
+        f32_out = (float *)rest;
+        rest += f32_bytes(&o[0]);
+    }
+    if (!run_f32(state, conv, pass, &choice, f32_out, f32_in0, f32_in1, bias, rest))
+        return false;
+    if (o[0].type != AG_F32)
+        cpu_cast(out, o[0].type, f32_out, AG_F32, o[0].count, cpu_state_threads(state),
+                 (int)cpu_state_isa(state));
+    return true;
+}
+
+/* --- the interface -------------------------------------------------------------------------------- */
 
 size_t cpu_conv2d_forward_scratch(cpu_state *state, const cpu_conv *conv)
 {
-    return conv_scratch(state, conv, CPU_CONV_FORWARD);
-}
-
-size_t cpu_conv2d_backward_data_scratch(cpu_state *state, const cpu_conv *conv)
-{
-    return conv_scratch(state, conv, CPU_CONV_BACKWARD_DATA);
-}
-
-size_t cpu_conv2d_backward_weights_scratch(cpu_state *state, const cpu_conv *conv)
-{
-    return conv_scratch(state, conv, CPU_CONV_BACKWARD_WEIGHTS);
-}
-
-/* x as f32: itself, or converted into scratch, which then begins behind it. */
-static const float *as_f32(const void *x, ag_dtype type, int64_t n, char **scratch, cpu_state *state)
-{
-    float *copy = (float *)*scratch;
-
-    if (type == AG_F32)
-        return x;
-    *scratch += round64((size_t)n * 4);
-    cpu_cast(copy, AG_F32, x, type, n, cpu_state_threads(state), (int)cpu_state_isa(state));
-    return copy;
+    return pass_scratch(state, conv, CPU_CONV_FORWARD);
 }
 
 bool cpu_conv2d_forward(void *y, cpu_state *state, const cpu_conv *conv, const void *x,
                         const void *w, const float *b, void *scratch)
 {
-    bool failed = false;
-    const cpu_onednn_plan *plan = conv_plan(state, conv, CPU_CONV_FORWARD, &failed);
-    const int n_threads = cpu_state_threads(state);
-    char *rest = scratch;
-    const float *xf, *wf;
-    float *yf = y;
+    return run_pass(state, conv, CPU_CONV_FORWARD, y, x, w, b, scratch);
+}
 
-    if (failed)
-        return false;
-    if (plan)
-        return cpu_onednn_run(cpu_state_onednn(state), plan, y, x, w, b, scratch);
-    xf = as_f32(x, conv->type, x_count(conv), &rest, state);
-    wf = as_f32(w, conv->weight_type, w_count(conv), &rest, state);
-    if (conv->type != AG_F32)
-        yf = (float *)rest;
-    cpu_conv_direct_forward(yf, conv, xf, wf, b, n_threads);
-    if (conv->type != AG_F32)
-        cpu_cast(y, conv->type, yf, AG_F32, y_count(conv), n_threads, (int)cpu_state_isa(state));
-    return true;
+size_t cpu_conv2d_backward_data_scratch(cpu_state *state, const cpu_conv *conv)
+{
+    return pass_scratch(state, conv, CPU_CONV_BACKWARD_DATA);
 }
 
 bool cpu_conv2d_backward_data(void *dx, cpu_state *state, const cpu_conv *conv, const void *dy,
                               const void *w, void *scratch)
 {
-    bool failed = false;
-    const cpu_onednn_plan *plan = conv_plan(state, conv, CPU_CONV_BACKWARD_DATA, &failed);
-    const int n_threads = cpu_state_threads(state);
-    char *rest = scratch;
-    const float *dyf, *wf;
-    float *dxf = dx;
-
-    if (failed)
-        return false;
-    if (plan)
-        return cpu_onednn_run(cpu_state_onednn(state), plan, dx, dy, w, NULL, scratch);
-    dyf = as_f32(dy, conv->type, y_count(conv), &rest, state);
-    wf = as_f32(w, conv->weight_type, w_count(conv), &rest, state);
-    if (conv->type != AG_F32)
-        dxf = (float *)rest;
-    cpu_conv_direct_backward_data(dxf, conv, dyf, wf, n_threads);
-    if (conv->type != AG_F32)
-        cpu_cast(dx, conv->type, dxf, AG_F32, x_count(conv), n_threads, (int)cpu_state_isa(state));
-    return true;
+    return run_pass(state, conv, CPU_CONV_BACKWARD_DATA, dx, dy, w, NULL, scratch);
 }
 
-/* db[o] = sum of dy over pixels, in double. */
-static void bias_gradient(float *db, const void *dy, ag_dtype type, int64_t rows, int64_t O,
+/* db[o] = sum of dy [rows,O] over rows, in double, a few columns at a time. */
+static void bias_gradient(float *db, const void *dy, ag_dtype type, int64_t rows, int64_t n_out,
                           int n_threads)
 {
 #pragma omp parallel for num_threads(n_threads) schedule(static)
-    for (int64_t o = 0; o < O; o++) {
-        double sum = 0.0;
+    for (int64_t first = 0; first < n_out; first += SUM_COLUMNS) {
+        const int64_t n = n_out - first < SUM_COLUMNS ? n_out - first : SUM_COLUMNS;
+        double sums[SUM_COLUMNS] = {0.0};
         for (int64_t r = 0; r < rows; r++) {
-            float value;
             if (type == AG_F32) {
-                value = ((const float *)dy)[r * O + o];
+                const float *row = (const float *)dy + r * n_out + first;
+                for (int64_t o = 0; o < n; o++)
+                    sums[o] += row[o];
             } else {
-                const uint32_t bits = (uint32_t)((const uint16_t *)dy)[r * O + o] << 16;
-                memcpy(&value, &bits, sizeof value);
+                const uint16_t *row = (const uint16_t *)dy + r * n_out + first;
+                for (int64_t o = 0; o < n; o++) {
+                    const uint32_t bits = (uint32_t)row[o] << 16;
+                    float value;
+                    memcpy(&value, &bits, sizeof value);
+                    sums[o] += value;
+                }
             }
-            sum += value;
         }
-        db[o] = (float)sum;
+        for (int64_t o = 0; o < n; o++)
+            db[first + o] = (float)sums[o];
     }
+}
+
+size_t cpu_conv2d_backward_weights_scratch(cpu_state *state, const cpu_conv *conv)
+{
+    return pass_scratch(state, conv, CPU_CONV_BACKWARD_WEIGHTS);
 }
 
 bool cpu_conv2d_backward_weights(float *dw, float *db, cpu_state *state, const cpu_conv *conv,
                                  const void *x, const void *dy, void *scratch)
 {
-    bool failed = false;
-    const cpu_onednn_plan *plan = conv_plan(state, conv, CPU_CONV_BACKWARD_WEIGHTS, &failed);
-    const int n_threads = cpu_state_threads(state);
-    const float *xf, *dyf;
-    char *rest = scratch;
-
-    if (failed)
-        return false;
     if (db)
-        bias_gradient(db, dy, conv->type, y_count(conv) / (conv->o ? conv->o : 1), conv->o,
-                      n_threads);
-    if (plan)
-        return cpu_onednn_run(cpu_state_onednn(state), plan, dw, x, dy, NULL, scratch);
-    xf = as_f32(x, conv->type, x_count(conv), &rest, state);
-    dyf = as_f32(dy, conv->type, y_count(conv), &rest, state);
-    cpu_conv_direct_backward_weights(dw, NULL, conv, xf, dyf, n_threads);
-    return true;
+        bias_gradient(db, dy, conv->type, y_pixels(conv), conv->o, cpu_state_threads(state));
+    return run_pass(state, conv, CPU_CONV_BACKWARD_WEIGHTS, dw, x, dy, NULL, scratch);
 }
 
 const char *cpu_conv_kernel_name(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass)
 {
-    bool failed = false;
-    const cpu_onednn_plan *plan = conv_plan(state, conv, pass, &failed);
-    return plan ? cpu_onednn_name(plan) : "direct";
+    static const char *const names[3][CPU_ISA_AMX + 1] = {
+        {"im2col portable", "im2col avx2", "im2col avx512", "im2col avx512"},
+        {"winograd 2x2 portable", "winograd 2x2 avx2", "winograd 2x2 avx512", "winograd 2x2 avx512"},
+        {"winograd 4x4 portable", "winograd 4x4 avx2", "winograd 4x4 avx512", "winograd 4x4 avx512"},
+    };
+    const conv_choice choice = choose(state, conv, pass);
+    const int isa = (int)cpu_state_isa(state);
+
+    switch (choice.algorithm) {
+    case CONV_EMPTY: return "nothing";
+    case CONV_ONEDNN: return cpu_onednn_name(choice.plan);
+    case CONV_GEMM: return gemm_kernels_of(isa)->name;
+    case CONV_WINOGRAD: return names[choice.side / 2][isa];
+    case CONV_IM2COL: break;
+    }
+    return names[0][isa];
 }

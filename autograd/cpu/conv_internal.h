@@ -1,0 +1,60 @@
+/* conv_internal.h - the convolution algorithms behind conv.h. For files in autograd/cpu only.
+ *
+ * Everything here is f32 and cannot fail.
+ */
+#ifndef AG_CPU_CONV_INTERNAL_H
+#define AG_CPU_CONV_INTERNAL_H
+
+#include "autograd/cpu/conv.h"
+#include "autograd/cpu/gemm_internal.h"
+
+/* --- im2col (conv_im2col.c): any size, stride, dilation, padding ------------------------------ */
+
+size_t conv_im2col_scratch(const cpu_conv *conv, cpu_conv_pass pass, int isa, int n_threads);
+void conv_im2col_forward(float *y, const cpu_conv *conv, const float *x, const float *w,
+                         const float *b, void *scratch, int isa, int n_threads);
+void conv_im2col_backward_data(float *dx, const cpu_conv *conv, const float *dy, const float *w,
+                               void *scratch, int isa, int n_threads);
+void conv_im2col_backward_weights(float *dw, const cpu_conv *conv, const float *x, const float *dy,
+                                  void *scratch, int isa, int n_threads);
+
+/* --- Winograd (conv_winograd.c): 3x3, stride 1, dilation 1; forward and backward by data ------- */
+
+/* A correlation of 3x3 taps: out [N,OH,OW,C_out] from in [N,H,W,C_in], with tap (ky,kx) of output
+ * pixel (oy,ox) at input pixel (oy + ky - top, ox + kx - left). top and left may be negative. */
+typedef struct winograd_shape {
+    int64_t n, h, w, c_in, oh, ow, c_out, top, left;
+    /* weight (o, ky, kx, i) of the correlation stands at w[o * o_step + tap * tap_step + i * i_step]
+     * with tap = 3 ky + kx, or 8 - that when flipped. One of o_step and i_step is 1. */
+    int64_t o_step, i_step, tap_step;
+    bool flipped;
+} winograd_shape;
+
+winograd_shape winograd_forward_shape(const cpu_conv *conv);
+winograd_shape winograd_backward_shape(const cpu_conv *conv);
+
+/* side: 4 for F(4x4,3x3), 2 for F(2x2,3x3) */
+size_t winograd_scratch(const winograd_shape *s, int side, int isa, int n_threads);
+void winograd_run(float *out, const winograd_shape *s, int side, const float *in, const float *w,
+                  const float *bias, void *scratch, int isa, int n_threads);
+
+/* The side that is faster for this shape, or 0 when im2col is. */
+int winograd_choose(const winograd_shape *s, int isa);
+
+/* The transforms for one side, by instruction set. Vectors lie along channels. Sizes: a tile is
+ * (side + 2)^2 inputs and side^2 outputs; P = (side + 2)^2 products. */
+typedef struct winograd_kernels {
+    /* v[p * v_step + c] for c < n, from the tile's pixels in[0..P) (each n channels) */
+    void (*input)(float *v, int64_t v_step, const float *const *in, int64_t n);
+    /* u[p * u_step + (panel * n_k + k) * nr + o % nr] for o < n_out, k < n_k, panel = o / nr; the
+     * last panel is filled up with zeros */
+    void (*weights)(float *u, int64_t u_step, const float *w, const winograd_shape *s,
+                    int64_t n_out, int64_t n_k);
+    /* out[side * r + c][0..n) = sums of m[p * m_step + ..] + bias; NULL where a pixel is outside */
+    void (*output)(float *const *out, const float *m, int64_t m_step, const float *bias, int64_t n);
+} winograd_kernels;
+
+extern const winograd_kernels winograd4_portable, winograd4_avx2, winograd4_avx512;
+extern const winograd_kernels winograd2_portable, winograd2_avx2, winograd2_avx512;
+
+#endif /* AG_CPU_CONV_INTERNAL_H */

@@ -1,0 +1,232 @@
+/* conv_winograd_kernel.inc.h - the transforms of F(4x4,3x3) and F(2x2,3x3), compiled once per
+ * instruction set.
+ *
+ * F(m,3) in one dimension is y = A^T [(G g) * (B^T d)] with the matrices of Toom-Cook for m + 1
+ * points and infinity (Winograd 1980; Lavin & Gray 2015, arXiv:1509.09308; the construction as in
+ * Barabasz et al. 2020, arXiv:1803.10986). In two dimensions each is applied to columns, then rows.
+ *
+ * F(4,3) uses 0, +-1/sqrt 2, +-sqrt 2: half the error of the usual 0, +-1, +-2, because the
+ * points and their inverses have the same size. With a = 1/sqrt 2, b = sqrt 2 the polynomial of
+ * all points is x^5 - 5/2 x^3 + x, and
+ *
+ *   B^T = | 1   0  -5/2   0   1  0 |   G = |   1     0     0  |   A^T = | 1  1   1   1    1   0 |
+ *         | 0 -2a    -2   a   1  0 |       | -2/3 -2/3a -1/3  |         | 0  a  -a   b   -b   0 |
+ *         | 0  2a    -2  -a   1  0 |       | -2/3  2/3a -1/3  |         | 0 1/2 1/2  2    2   0 |
+ *         | 0 -b/2 -1/2   b   1  0 |       |  1/6  b/6   1/3  |         | 0 a/2 -a/2 2b  -2b  1 |
+ *         | 0  b/2 -1/2  -b   1  0 |       |  1/6 -b/6   1/3  |
+ *         | 0   1     0 -5/2  0  1 |       |   0     0     1  |
+ *
+ * F(2,3) uses 0, 1, -1 with the sign of the first point moved into B^T.
+ */
+#include <string.h>
+
+#include "autograd/cpu/conv_internal.h"
+#include "autograd/cpu/transpose.inc.h"
+#include "autograd/cpu/vector.h"
+
+enum { WINOGRAD_NR = 2 * VEC_N }; /* the nr of gemm_kernel.inc.h */
+
+#define SQRT_HALF 0.70710678118654752f
+#define SQRT_TWO 1.41421356237309505f
+
+/* side is a constant in every instance. n <= VEC_N values are loaded or stored. */
+
+VEC_INLINE vec load_first(const float *p, int64_t n)
+{
+    return n >= VEC_N ? vec_load(p) : n > 0 ? vec_load_n(p, n) : vec_set(0.0f);
+}
+
+VEC_INLINE void store_first(float *p, vec v, int64_t n)
+{
+    if (n >= VEC_N)
+        vec_store(p, v);
+    else
+        vec_store_n(p, v, n);
+}
+
+/* t = B^T d, both side + 2 long with a step */
+VEC_INLINE void input_1d(int side, vec *t, int t_step, const vec *d, int d_step)
+{
+    const vec d0 = d[0], d1 = d[d_step], d2 = d[2 * d_step], d3 = d[3 * d_step];
+
+    if (side == 2) {
+        t[0] = vec_sub(d0, d2);
+        t[t_step] = vec_add(d1, d2);
+        t[2 * t_step] = vec_sub(d2, d1);
+        t[3 * t_step] = vec_sub(d3, d1);
+    } else {
+        const vec d4 = d[4 * d_step], d5 = d[5 * d_step];
+        const vec even_a = vec_fnma(vec_set(2.0f), d2, d4), odd_a = vec_fnma(vec_set(2.0f), d1, d3);
+        const vec even_b = vec_fnma(vec_set(0.5f), d2, d4), odd_b = vec_fnma(vec_set(0.5f), d1, d3);
+        t[0] = vec_fnma(vec_set(2.5f), d2, vec_add(d0, d4));
+        t[t_step] = vec_fma(vec_set(SQRT_HALF), odd_a, even_a);
+        t[2 * t_step] = vec_fnma(vec_set(SQRT_HALF), odd_a, even_a);
+        t[3 * t_step] = vec_fma(vec_set(SQRT_TWO), odd_b, even_b);
+        t[4 * t_step] = vec_fnma(vec_set(SQRT_TWO), odd_b, even_b);
+        t[5 * t_step] = vec_fnma(vec_set(2.5f), d3, vec_add(d1, d5));
+    }
+}
+
+/* t = G g, from 3 to side + 2 */
+VEC_INLINE void weights_1d(int side, vec *t, int t_step, const vec *g, int g_step)
+{
+    const vec g0 = g[0], g1 = g[g_step], g2 = g[2 * g_step];
+
+    t[0] = g0;
+    if (side == 2) {
+        const vec even = vec_mul(vec_set(0.5f), vec_add(g0, g2));
+        t[t_step] = vec_fma(vec_set(0.5f), g1, even);
+        t[2 * t_step] = vec_fnma(vec_set(0.5f), g1, even);
+        t[3 * t_step] = g2;
+    } else {
+        const vec third = vec_mul(vec_set(1.0f / 3.0f), g2);
+        const vec even_a = vec_fnma(vec_set(2.0f / 3.0f), g0, vec_sub(vec_set(0.0f), third));
+        const vec even_b = vec_fma(vec_set(1.0f / 6.0f), g0, third);
+        t[t_step] = vec_fnma(vec_set(SQRT_HALF * 2.0f / 3.0f), g1, even_a);
+        t[2 * t_step] = vec_fma(vec_set(SQRT_HALF * 2.0f / 3.0f), g1, even_a);
+        t[3 * t_step] = vec_fma(vec_set(SQRT_TWO / 6.0f), g1, even_b);
+        t[4 * t_step] = vec_fnma(vec_set(SQRT_TWO / 6.0f), g1, even_b);
+        t[5 * t_step] = g2;
+    }
+}
+
+/* y = A^T m, from side + 2 to side */
+VEC_INLINE void output_1d(int side, vec *y, int y_step, const vec *m, int m_step)
+{
+    const vec m0 = m[0], m1 = m[m_step], m2 = m[2 * m_step], m3 = m[3 * m_step];
+
+    if (side == 2) {
+        y[0] = vec_add(m0, vec_add(m1, m2));
+        y[y_step] = vec_add(vec_sub(m1, m2), m3);
+    } else {
+        const vec m4 = m[4 * m_step], m5 = m[5 * m_step];
+        const vec sum_a = vec_add(m1, m2), diff_a = vec_sub(m1, m2);
+        const vec sum_b = vec_add(m3, m4), diff_b = vec_sub(m3, m4);
+        y[0] = vec_add(m0, vec_add(sum_a, sum_b));
+        y[y_step] = vec_fma(vec_set(SQRT_TWO), diff_b, vec_mul(vec_set(SQRT_HALF), diff_a));
+        y[2 * y_step] = vec_fma(vec_set(2.0f), sum_b, vec_mul(vec_set(0.5f), sum_a));
+        y[3 * y_step] = vec_fma(vec_set(2.0f * SQRT_TWO), diff_b,
+                                vec_fma(vec_set(0.5f * SQRT_HALF), diff_a, m5));
+    }
+}
+
+VEC_INLINE void input_of(int side, float *v, int64_t v_step, const float *const *in, int64_t n)
+{
+    enum { MOST = 6 };
+    const int size = side + 2;
+    vec columns[MOST * MOST], d[MOST], t[MOST];
+
+    for (int64_t c = 0; c < n; c += VEC_N) {
+#pragma GCC unroll 6
+        for (int s = 0; s < size; s++) {
+#pragma GCC unroll 6
+            for (int r = 0; r < size; r++)
+                d[r] = load_first(in[r * size + s] + c, n - c);
+            input_1d(side, columns + s, MOST, d, 1);
+        }
+#pragma GCC unroll 6
+        for (int r = 0; r < size; r++) {
+            input_1d(side, t, 1, columns + r * MOST, 1);
+#pragma GCC unroll 6
+            for (int s = 0; s < size; s++)
+                store_first(v + (r * size + s) * v_step + c, t[s], n - c);
+        }
+    }
+}
+
+/* g: 9 taps in the order of the correlation; u + p * u_step gets product p */
+VEC_INLINE void weights_transform(int side, float *u, int64_t u_step, const vec *g)
+{
+    enum { MOST = 6 };
+    const int size = side + 2;
+    vec columns[MOST * 3], t[MOST];
+
+#pragma GCC unroll 3
+    for (int s = 0; s < 3; s++)
+        weights_1d(side, columns + s, 3, g + s, 3);
+#pragma GCC unroll 6
+    for (int r = 0; r < size; r++) {
+        weights_1d(side, t, 1, columns + r * 3, 1);
+#pragma GCC unroll 6
+        for (int s = 0; s < size; s++)
+            vec_store(u + (r * size + s) * u_step, t[s]);
+    }
+}
+
+VEC_INLINE void weights_of(int side, float *u, int64_t u_step, const float *w,
+                           const winograd_shape *s, int64_t n_out, int64_t n_k)
+{
+    float block[9][VEC_N][VEC_N]; /* [tap][k][o] */
+
+    for (int64_t o = 0; o < n_out || o % WINOGRAD_NR; o += VEC_N) {
+        float *panel = u + o / WINOGRAD_NR * n_k * WINOGRAD_NR + o % WINOGRAD_NR;
+        const int64_t rows = n_out - o < 0 ? 0 : n_out - o < VEC_N ? n_out - o : VEC_N;
+        for (int64_t k = 0; k < n_k; k += VEC_N) {
+            const int64_t cols = n_k - k < VEC_N ? n_k - k : VEC_N;
+            if (s->i_step == 1)
+                for (int tap = 0; tap < 9; tap++)
+                    transpose_block(block[tap][0], VEC_N,
+                                    w + o * s->o_step + tap * s->tap_step + k, s->o_step, rows,
+                                    cols);
+            for (int64_t l = 0; l < cols; l++) {
+                vec g[9];
+#pragma GCC unroll 9
+                for (int tap = 0; tap < 9; tap++) {
+                    const int from = s->flipped ? 8 - tap : tap;
+                    g[tap] = s->i_step == 1
+                                 ? vec_load(block[from][l])
+                                 : load_first(w + o + from * s->tap_step + (k + l) * s->i_step, rows);
+                }
+                weights_transform(side, panel + (k + l) * WINOGRAD_NR, u_step, g);
+            }
+        }
+    }
+}
+
+VEC_INLINE void output_of(int side, float *const *out, const float *m, int64_t m_step,
+                          const float *bias, int64_t n)
+{
+    enum { MOST = 6 };
+    const int size = side + 2;
+    vec columns[4 * MOST], d[MOST], y[4];
+
+    for (int64_t c = 0; c < n; c += VEC_N) {
+        const vec b = bias ? load_first(bias + c, n - c) : vec_set(0.0f);
+#pragma GCC unroll 6
+        for (int s = 0; s < size; s++) {
+#pragma GCC unroll 6
+            for (int r = 0; r < size; r++)
+                d[r] = vec_load(m + (r * size + s) * m_step + c);
+            output_1d(side, columns + s, MOST, d, 1);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < side; r++) {
+            output_1d(side, y, 1, columns + r * MOST, 1);
+#pragma GCC unroll 4
+            for (int s = 0; s < side; s++)
+                if (out[r * side + s])
+                    store_first(out[r * side + s] + c, vec_add(y[s], b), n - c);
+        }
+    }
+}
+
+#define WINOGRAD_INSTANCE(side)                                                                \
+    static void input_##side(float *v, int64_t v_step, const float *const *in, int64_t n)      \
+    {                                                                                          \
+        input_of(side, v, v_step, in, n);                                                      \
+    }                                                                                          \
+    static void weights_##side(float *u, int64_t u_step, const float *w,                       \
+                               const winograd_shape *s, int64_t n_out, int64_t n_k)            \
+    {                                                                                          \
+        weights_of(side, u, u_step, w, s, n_out, n_k);                                         \
+    }                                                                                          \
+    static void output_##side(float *const *out, const float *m, int64_t m_step,               \
+                              const float *bias, int64_t n)                                    \
+    {                                                                                          \
+        output_of(side, out, m, m_step, bias, n);                                              \
+    }                                                                                          \
+    const winograd_kernels VEC_NAME(winograd##side) = {                                        \
+        .input = input_##side, .weights = weights_##side, .output = output_##side}
+
+WINOGRAD_INSTANCE(4);
+WINOGRAD_INSTANCE(2);
