@@ -17,7 +17,12 @@
 
 #include "data/weights_internal.h"
 
-enum { MAX_HEADER_BYTES = 100000000, MAX_DEPTH = 4 };
+enum {
+    MAX_HEADER_BYTES = 100000000,
+    MAX_ENTRY_BYTES = 1 << 14, /* of one tensor; 16 axes of 20 digits and some spaces */
+    MAX_METADATA_BYTES = 16 << 20,
+    MAX_DEPTH = 4
+};
 
 /* --- listing ---------------------------------------------------------------------------------- */
 
@@ -221,6 +226,7 @@ static ag_status read_member(header *h)
 {
     const char *key_text, *text = NULL;
     size_t n_key, n = 0;
+    bool is_metadata = false;
     json_t *key = NULL, *value = NULL;
     ag_status status;
 
@@ -236,8 +242,12 @@ static ag_status read_member(header *h)
     if (status == AG_OK && json_string_length(key) > DATA_TENSOR_NAME)
         status = bad_place(h, "a name that is too long");
     if (status == AG_OK)
+        is_metadata = strcmp(json_string_value(key), "__metadata__") == 0;
+    if (status == AG_OK && n > (is_metadata ? MAX_METADATA_BYTES : MAX_ENTRY_BYTES))
+        status = bad_place(h, "an entry that is too long");
+    if (status == AG_OK)
         status = parse(h, &value, text, n);
-    if (status == AG_OK && strcmp(json_string_value(key), "__metadata__") == 0)
+    if (status == AG_OK && is_metadata)
         status = read_metadata(h, value);
     else if (status == AG_OK)
         status = read_entry(h, json_string_value(key), json_string_length(key), value);

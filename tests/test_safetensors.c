@@ -121,6 +121,18 @@ static void test_broken(void **state)
         b = make_safetensors(broken[i].header, broken[i].n_values);
         check_fails(ctx, open_bytes(&w, ctx, folder, b), AG_EDATA, broken[i].word);
     }
+    /* an entry that only takes memory */
+    {
+        char *header = malloc(40000), *at = header;
+
+        at += sprintf(at, "{\"a\":{\"dtype\":\"F32\",\"shape\":[0");
+        for (int i = 0; i < 10000; i++)
+            at += sprintf(at, ",0");
+        sprintf(at, "],\"data_offsets\":[0,0]}}");
+        check_fails(ctx, open_bytes(&w, ctx, folder, make_safetensors(header, 0)), AG_EDATA,
+                    "too long");
+        free(header);
+    }
     b = make_safetensors("{}", 0);
     b.at[0] = 3; /* a header longer than the file */
     check_fails(ctx, open_bytes(&w, ctx, folder, b), AG_EDATA, "a header of 3 bytes");
