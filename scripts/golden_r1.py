@@ -4,10 +4,10 @@
     golden_r1.py OUTPUT.safetensors
 
 The discriminator has what the one of LATS has (royorel/Lifespan_Age_Transformation_Synthesis:
-models/networks.py): reflection pads, a [1,2,1] blur, 3x3 convolutions, leaky ReLU, average pools, the
-minibatch standard deviation as an extra channel, and a linear layer. Stored: x, the weights, the output,
-g = d mean(output) / dx, the penalty 10 sum(g^2) / N, and its gradient by every weight. Computed in f64,
-stored as f32; x and g [N,H,W,C], kernels [O,kh,kw,I]. tests/test_r1.c is the reader.
+models/networks.py): reflection pads, a [1,2,1] blur, 3x3 convolutions, leaky ReLU, average pools,
+the minibatch standard deviation as an extra channel, and a linear layer. Stored: x, the weights, the
+output, g = d mean(output) / dx, the penalty 10 sum(g^2) / N, and its gradient by every weight.
+Computed in f64, stored as f32; x and g [N,H,W,C], kernels [O,kh,kw,I]. tests/test_r1.c reads it.
 """
 import sys
 

@@ -1,5 +1,5 @@
-/* test_ops_state.c - ops that have no gradient: updates in place, casts, copies, time, noise; and how
- * ops refuse.
+/* test_ops_state.c - ops that have no gradient: updates in place, casts, copies, time, noise; and
+ * how ops refuse.
  *
  * What is expected comes from formulas in double, or from the definition of the draw.
  */

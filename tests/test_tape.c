@@ -4,8 +4,8 @@
  *                recorded backward pass through it agrees
  * buffers        a gradient given at entry is added to
  * steady state   after a few steps, a step calls no malloc and touches no new tensor memory
- * no memory      refused at the n-th place, for every n: the failure stays, nothing is leaked, and the
- *                next step is as if nothing had happened
+ * no memory      refused at the n-th place, for every n: the failure stays, nothing is leaked, and
+ *                the next step is as if nothing had happened
  */
 #include "tests/check.h"
 
@@ -140,7 +140,7 @@ typedef struct block_arg {
     ag_tensor *x, *context;
 } block_arg;
 
-/* The context is read three times, so its gradient is a sum within a block as well as between them. */
+/* The context is read three times: its gradient is a sum within a block and between them. */
 static ag_tensor *block(ag_ctx *ctx, const void *arg)
 {
     const block_arg *b = arg;

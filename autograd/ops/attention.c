@@ -1,5 +1,5 @@
-/* attention.c - softmax(scale q k^T) v by head, without ever storing the scores; and the probabilities
- * themselves, for maps small enough that somebody wants to see them.
+/* attention.c - softmax(scale q k^T) v by head, without ever storing the scores; and the
+ * probabilities themselves, for maps small enough that somebody wants to see them.
  *
  *   p[n,h,i,j] = softmax_j(scale <q_i, k_j>)      o[n,i,h] = sum_j p v_j
  *
@@ -52,8 +52,9 @@ static ag_status check_inputs(const ag_call *call, int n_keys)
         return ag_status_of(call->ctx);
     if (ag_ndim(q) != 3 || ag_ndim(k) != 3 || ag_dim(q, 0) != ag_dim(k, 0) ||
         ag_dim(q, 2) != ag_dim(k, 2) || ag_numel(q) == 0 || ag_numel(k) == 0)
-        return ag_fail(call->ctx, AG_ESHAPE, "%s: want q [N,Tq,H*d] and k [N,Tk,H*d], got %s and %s",
-                       call->op->name, OP_SHAPE(q), OP_SHAPE(k));
+        return ag_fail(call->ctx, AG_ESHAPE,
+                       "%s: want q [N,Tq,H*d] and k [N,Tk,H*d], got %s and %s", call->op->name,
+                       OP_SHAPE(q), OP_SHAPE(k));
     if (a->heads < 1 || ag_dim(q, 2) % a->heads)
         return ag_fail(call->ctx, AG_ESHAPE, "%s: %s does not divide into %d heads", call->op->name,
                        OP_SHAPE(q), a->heads);

@@ -68,8 +68,8 @@ ag_status op_check_in_place(const ag_call *call)
     for (int i = 0; i < call->op->n_in; i++)
         if (ag_recording(call->ctx) && call->in[i] && ag_requires_grad(call->in[i]))
             return ag_fail(call->ctx, AG_EINVAL,
-                           "%s changes a tensor in place and has no gradient, but input %d asks for "
-                           "one; switch recording off around it",
+                           "%s changes a tensor in place and has no gradient, but input %d "
+                           "asks for one; switch recording off around it",
                            call->op->name, i);
     return AG_OK;
 }
@@ -105,10 +105,18 @@ size_t op_round_scratch(size_t bytes)
     return (bytes + 63) / 64 * 64;
 }
 
-static size_t widened(const ag_tensor *t)
+size_t op_f32_scratch(const ag_tensor *t)
 {
     return t && ag_dtype_of(t) == AG_BF16 ? op_round_scratch((size_t)ag_numel(t) * sizeof(float))
                                           : 0;
+}
+
+const float *op_as_f32(const ag_call *call, const ag_tensor *t, void *scratch)
+{
+    if (ag_dtype_of(t) != AG_BF16)
+        return ag_data(t);
+    cpu_cast(scratch, AG_F32, ag_data(t), AG_BF16, ag_numel(t), op_threads(call), op_isa(call));
+    return scratch;
 }
 
 size_t op_run_f32_scratch(const ag_call *call)
@@ -116,9 +124,9 @@ size_t op_run_f32_scratch(const ag_call *call)
     size_t bytes = 0;
 
     for (int i = 0; i < call->op->n_in; i++)
-        bytes += widened(call->in[i]);
+        bytes += op_f32_scratch(call->in[i]);
     for (int k = 0; k < call->n_out; k++)
-        bytes += widened(call->out[k]);
+        bytes += op_f32_scratch(call->out[k]);
     return bytes;
 }
 
@@ -134,21 +142,17 @@ ag_status op_run_f32(ag_call *call, op_kernel kernel)
         return ag_status_of(ctx);
     for (int i = 0; i < call->op->n_in; i++) {
         const ag_tensor *t = call->in[i];
-        if (t && ag_dtype_of(t) == AG_F32) {
-            f.in[i] = ag_data(t);
-        } else if (t && ag_dtype_of(t) == AG_BF16) {
-            cpu_cast(scratch, AG_F32, ag_data(t), AG_BF16, ag_numel(t), op_threads(call),
-                     op_isa(call));
-            f.in[i] = (float *)scratch;
-            scratch += widened(t);
-        }
+        if (!t || !op_is_float(t))
+            continue;
+        f.in[i] = op_as_f32(call, t, scratch);
+        scratch += op_f32_scratch(t);
     }
     for (int k = 0; k < call->n_out; k++) {
         if (ag_dtype_of(call->out[k]) == AG_F32) {
             f.out[k] = ag_data(call->out[k]);
         } else if (ag_dtype_of(call->out[k]) == AG_BF16) {
             f.out[k] = (float *)scratch;
-            scratch += widened(call->out[k]);
+            scratch += op_f32_scratch(call->out[k]);
         }
     }
     status = kernel(call, &f);

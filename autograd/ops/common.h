@@ -42,6 +42,10 @@ int64_t op_product(const int64_t *dims, int from, int to);
 int op_threads(const ag_call *call);
 int op_isa(const ag_call *call); /* a cpu_isa */
 
+/* Scratch to widen t into (0 unless it is bf16), and t's values as f32, there if need be. */
+size_t op_f32_scratch(const ag_tensor *t);
+const float *op_as_f32(const ag_call *call, const ag_tensor *t, void *scratch);
+
 /* f32 views of a call's tensors; NULL for absent ones and for element types other than f32 and bf16
  * (read those with ag_data). */
 typedef struct op_floats {

@@ -6,7 +6,8 @@
  *   conv2d_backward_weights  dw from D and x
  *
  * s is the stride, t the dilation, x is zero outside. All three are bilinear forms of the same
- * three-way sum <D, x * w>, so each one's gradients are the other two: second order costs nothing new.
+ * three-way sum <D, x * w>, so each one's gradients are the other two, and second order needs
+ * nothing new.
  *
  * Shapes  x [N,H,W,I], w [O,kh,kw,I], b [O] or nothing -> y [N,OH,OW,O]
  * Dtypes  x f32 or bf16, y and dx as x; w f32 or bf16, dw f32.
@@ -14,7 +15,6 @@
  */
 #include "autograd/cpu/conv.h"
 
-#include "autograd/cpu/elementwise.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
@@ -112,11 +112,6 @@ static ag_status conv_shape(ag_call *call)
     return AG_OK;
 }
 
-static size_t bias_scratch(const ag_tensor *b)
-{
-    return b && ag_dtype_of(b) != AG_F32 ? op_round_scratch((size_t)ag_numel(b) * sizeof(float)) : 0;
-}
-
 static size_t forward_scratch(const ag_call *call, const cpu_conv *c)
 {
     cpu_state *state = ag_cpu(call->ctx);
@@ -128,7 +123,7 @@ static ag_status conv_cpu(ag_call *call)
 {
     const cpu_conv c = forward_geometry(call);
     const ag_tensor *b = call->in[2];
-    const size_t bytes = forward_scratch(call, &c) + bias_scratch(b);
+    const size_t bytes = forward_scratch(call, &c) + op_f32_scratch(b);
     const float *bias = b ? ag_data(b) : NULL;
     char *scratch = NULL;
 
@@ -136,11 +131,9 @@ static ag_status conv_cpu(ag_call *call)
         return AG_OK;
     if (bytes && !(scratch = ag_scratch(call->ctx, bytes)))
         return ag_status_of(call->ctx);
-    if (bias_scratch(b)) {
-        cpu_cast(scratch, AG_F32, ag_data(b), ag_dtype_of(b), ag_numel(b), op_threads(call),
-                 op_isa(call));
-        bias = (float *)scratch;
-        scratch += bias_scratch(b);
+    if (op_f32_scratch(b)) {
+        bias = op_as_f32(call, b, scratch);
+        scratch += op_f32_scratch(b);
     }
     if (!cpu_conv2d_forward(ag_data(call->out[0]), ag_cpu(call->ctx), &c, ag_data(call->in[0]),
                             ag_data(call->in[1]), bias, scratch))
@@ -153,7 +146,7 @@ static void conv_cost(const ag_call *call, ag_cost *cost)
     const cpu_conv c = forward_geometry(call);
 
     cost->flops = conv_flops(&c);
-    cost->scratch = forward_scratch(call, &c) + bias_scratch(call->in[2]);
+    cost->scratch = forward_scratch(call, &c) + op_f32_scratch(call->in[2]);
 }
 
 static void conv_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)

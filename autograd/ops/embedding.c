@@ -1,6 +1,7 @@
 /* embedding.c - rows of a table by number.
  *
- *   embedding  y[i,:] = table[ids[i],:]        embedding_backward  dtable[v,:] = sum_{ids[i] = v} D[i,:]
+ *   embedding           y[i,:] = table[ids[i],:]
+ *   embedding_backward  dtable[v,:] = sum_{ids[i] = v} D[i,:]
  *
  * Shapes  table [V,D], ids i64 [...] -> [...,D]. Dtypes  table f32 or bf16; y as table.
  * An id outside 0..V-1 is refused, naming it. The sum runs in the order of i: same bits every time.
@@ -46,8 +47,9 @@ static ag_status check_range(const ag_call *call, int64_t vocabulary)
 
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= vocabulary)
-            return ag_fail(call->ctx, AG_EINVAL, "%s: id %lld at %lld is not in a table of %lld rows",
-                           call->op->name, (long long)ids[i], (long long)i, (long long)vocabulary);
+            return ag_fail(call->ctx, AG_EINVAL,
+                           "%s: id %lld at %lld is not in a table of %lld rows", call->op->name,
+                           (long long)ids[i], (long long)i, (long long)vocabulary);
     return AG_OK;
 }
 

@@ -90,8 +90,8 @@ static ag_status geglu_backward_shape(ag_call *call)
     if (op_check_floats(call, 0) != AG_OK)
         return ag_status_of(call->ctx);
     if (ag_numel(u) != 2 * ag_numel(d))
-        return ag_fail(call->ctx, AG_ESHAPE, "geglu_backward: u is %s, the gradient %s", OP_SHAPE(u),
-                       OP_SHAPE(d));
+        return ag_fail(call->ctx, AG_ESHAPE, "geglu_backward: u is %s, the gradient %s",
+                       OP_SHAPE(u), OP_SHAPE(d));
     ag_out_like(call, u);
     return AG_OK;
 }

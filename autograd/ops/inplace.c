@@ -1,8 +1,9 @@
 /* inplace.c - ops that change their first input: optimizer updates, sums into a buffer, averages.
  *
- * They have no outputs and no gradient, and refuse an input that asks for gradients while recording is
- * on: the tape would not know that a value it keeps has changed. What changes from step to step (rates,
- * corrections, factors) comes in tensors, so that a recorded sequence of kernels can be repeated.
+ * They have no outputs and no gradient, and refuse an input that asks for gradients while recording
+ * is on: the tape would not know that a value it keeps has changed. What changes from step to step
+ * (rates, corrections, factors) comes in tensors, so that a recorded sequence of kernels can be
+ * repeated.
  */
 #include "autograd/cpu/elementwise.h"
 #include "autograd/cpu/optimizer.h"
@@ -181,7 +182,8 @@ static ag_status sumsq_shape(ag_call *call)
         return ag_status_of(call->ctx);
     if (ag_dtype_of(sums) != AG_F64 || ag_ndim(sums) != 1 || a->index < 0 ||
         a->index >= ag_dim(sums, 0))
-        return ag_fail(call->ctx, AG_ESHAPE, "add_sumsq_: want sums [n] f64 with a slot %lld, got %s",
+        return ag_fail(call->ctx, AG_ESHAPE,
+                       "add_sumsq_: want sums [n] f64 with a slot %lld, got %s",
                        (long long)a->index, OP_SHAPE(sums));
     return AG_OK;
 }
@@ -232,7 +234,7 @@ ag_tensor *ag_add_sumsq_(ag_ctx *ctx, ag_tensor *sums, ag_tensor *x, int64_t ind
 
 /* --- adamw_ ----------------------------------------------------------------------------------- */
 
-/* p, m, v, g f32 of one shape; scalars [8], f32 or f64, in the order of autograd/cpu/optimizer.h. */
+/* p, m, v, g f32 of one shape; scalars [8], f32 or f64, ordered as in autograd/cpu/optimizer.h. */
 static ag_status adamw_shape(ag_call *call)
 {
     const ag_tensor *p = call->in[0], *scalars = call->in[4];

@@ -4,8 +4,8 @@
  *   Huber      2c (sqrt(e^2 + c^2) - c)     f' = 2c e / sqrt(e^2 + c^2)
  *   smooth L1  2 (sqrt(e^2 + c^2) - c)      f' = 2 e / sqrt(e^2 + c^2)
  *
- * Source  huggingface/diffusers: examples/text_to_image/train_text_to_image.py and kohya-ss/sd-scripts:
- *         library/train_util.py (pseudo-Huber; Charbonnier et al. 1994).
+ * Source  kohya-ss/sd-scripts: library/train_util.py (pseudo-Huber; Charbonnier et al. 1994);
+ *         huggingface/diffusers has the same.
  * Shapes  p, t [N,...] -> [N]. Dtypes  p, t f32 or bf16 each; the loss f32.
  * Keeps   p and t.
  *

@@ -4,8 +4,8 @@
  *
  * Shapes  a [...,M,K], b [...,K,N] -> [...,M,N]; the leading axes are equal, or absent in one.
  *         x [...,I], w [O,I], b [O] or nothing -> [...,O]
- * Dtypes  f32 and bf16 in any mixture, sums in f32. matmul's result is bf16 when both inputs are (f32
- *         where it is the gradient of something f32); linear's is as x.
+ * Dtypes  f32 and bf16 in any mixture, sums in f32. matmul's result is bf16 when both inputs are
+ *         (f32 where it is the gradient of something f32); linear's is as x.
  * Keeps   for the gradient of one factor the other.
  *
  * Gradient, with D = dL/dy:
@@ -14,7 +14,6 @@
  */
 #include <string.h>
 
-#include "autograd/cpu/elementwise.h"
 #include "autograd/cpu/gemm.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
@@ -211,8 +210,9 @@ static ag_status linear_shape(ag_call *call)
     if (op_check_floats(call, 0) != AG_OK)
         return ag_status_of(call->ctx);
     if (ag_ndim(x) < 1 || ag_ndim(w) != 2 || ag_dim(x, -1) != ag_dim(w, 1))
-        return ag_fail(call->ctx, AG_ESHAPE, "linear: want x [...,I] and w [O,I], got %s and %s%s%s",
-                       OP_SHAPE(x), OP_SHAPE(w), *ag_name(w) ? " of " : "", ag_name(w));
+        return ag_fail(call->ctx, AG_ESHAPE,
+                       "linear: want x [...,I] and w [O,I], got %s and %s%s%s", OP_SHAPE(x),
+                       OP_SHAPE(w), *ag_name(w) ? " of " : "", ag_name(w));
     if (b && (ag_ndim(b) != 1 || ag_dim(b, 0) != ag_dim(w, 0)))
         return ag_fail(call->ctx, AG_ESHAPE, "linear: want a bias [%lld], got %s",
                        (long long)ag_dim(w, 0), OP_SHAPE(b));
@@ -242,12 +242,6 @@ static cpu_gemm_call linear_gemm(const ag_call *call)
     };
 }
 
-/* Biases are f32 to the kernel. */
-static size_t bias_scratch(const ag_tensor *b)
-{
-    return b && ag_dtype_of(b) != AG_F32 ? op_round_scratch((size_t)ag_numel(b) * sizeof(float)) : 0;
-}
-
 static ag_status linear_cpu(ag_call *call)
 {
     const ag_tensor *b = call->in[2];
@@ -255,13 +249,11 @@ static ag_status linear_cpu(ag_call *call)
 
     if (ag_numel(call->out[0]) == 0)
         return AG_OK;
-    if (bias_scratch(b)) {
-        float *wide = ag_scratch(call->ctx, bias_scratch(b));
+    if (op_f32_scratch(b)) {
+        float *wide = ag_scratch(call->ctx, op_f32_scratch(b));
         if (!wide)
             return ag_status_of(call->ctx);
-        cpu_cast(wide, AG_F32, ag_data(b), ag_dtype_of(b), ag_numel(b), op_threads(call),
-                 op_isa(call));
-        g.bias = wide;
+        g.bias = op_as_f32(call, b, wide);
     }
     return gemm_run(call, &g);
 }
@@ -271,7 +263,7 @@ static void linear_cost(const ag_call *call, ag_cost *cost)
     const cpu_gemm_call g = linear_gemm(call);
 
     cost->flops = gemm_flops(&g);
-    cost->scratch = gemm_scratch(call, &g) + bias_scratch(call->in[2]);
+    cost->scratch = gemm_scratch(call, &g) + op_f32_scratch(call->in[2]);
 }
 
 static void linear_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)

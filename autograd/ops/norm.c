@@ -63,8 +63,9 @@ static ag_status check_inputs(const ag_call *call)
         return ag_fail(call->ctx, AG_ESHAPE, "%s: want x %s, got %s", call->op->name,
                        grouped ? "[N,...,C]" : "[...,C]", OP_SHAPE(x));
     if (grouped && ag_dim(x, -1) % a->groups)
-        return ag_fail(call->ctx, AG_ESHAPE, "%s: the %lld channels of %s are not %lld equal groups",
-                       call->op->name, (long long)ag_dim(x, -1), OP_SHAPE(x), (long long)a->groups);
+        return ag_fail(call->ctx, AG_ESHAPE,
+                       "%s: the %lld channels of %s are not %lld equal groups", call->op->name,
+                       (long long)ag_dim(x, -1), OP_SHAPE(x), (long long)a->groups);
     for (int i = 1; i < 3; i++)
         if (op_check_dims(call, i, 1, &ag_dims(x)[ag_ndim(x) - 1]) != AG_OK)
             return ag_status_of(call->ctx);
@@ -150,7 +151,8 @@ static void fused_grad(ag_ctx *ctx, const ag_node *node, ag_tensor *d, ag_tensor
 
     a.want_dx = node->wants[0];
     a.want_affine = node->wants[1] || node->wants[2];
-    if (ag_apply_all(ctx, is_group_norm(&a) ? &ag_op_group_norm_backward : &ag_op_layer_norm_backward,
+    if (ag_apply_all(ctx,
+                     is_group_norm(&a) ? &ag_op_group_norm_backward : &ag_op_layer_norm_backward,
                      (ag_tensor *[]){node->in[0], node->in[1], a.silu ? node->in[2] : NULL,
                                      node->out[1], node->out[2], d},
                      &a, out) != AG_OK)

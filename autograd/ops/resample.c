@@ -94,7 +94,8 @@ static ag_status upsample_backward_cpu(ag_call *call)
     return op_run_f32(call, upsample_backward_kernel);
 }
 
-static void upsample_backward_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
+static void upsample_backward_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d,
+                                   ag_tensor **grad)
 {
     grad[0] = ag_upsample_nearest(ctx, d[0], ag_dim(node->in[0], 1), ag_dim(node->in[0], 2));
 }
@@ -183,9 +184,9 @@ static ag_status check_pads(const ag_call *call, int64_t h, int64_t w)
                          (p[0] < h && p[1] < h && p[2] < w && p[3] < w);
 
     if (bad || !reaches)
-        return ag_fail(call->ctx, AG_ESHAPE, "%s: pads %d %d %d %d (mode %d) do not suit a picture of "
-                       "%lld x %lld", call->op->name, p[0], p[1], p[2], p[3], a->mode, (long long)h,
-                       (long long)w);
+        return ag_fail(call->ctx, AG_ESHAPE,
+                       "%s: pads %d %d %d %d (mode %d) do not suit a picture of %lld x %lld",
+                       call->op->name, p[0], p[1], p[2], p[3], a->mode, (long long)h, (long long)w);
     return AG_OK;
 }
 
@@ -309,6 +310,7 @@ ag_tensor *ag_pad2d(ag_ctx *ctx, ag_tensor *x, ag_pad_mode mode, int top, int bo
 
 ag_tensor *op_pad2d_backward(ag_ctx *ctx, ag_tensor *d, ag_pad_mode mode, const int pads[4])
 {
-    return ag_apply(ctx, &ag_op_pad2d_backward, &d,
-                    &(picture_attr){.mode = (int)mode, .pads = {pads[0], pads[1], pads[2], pads[3]}});
+    return ag_apply(
+        ctx, &ag_op_pad2d_backward, &d,
+        &(picture_attr){.mode = (int)mode, .pads = {pads[0], pads[1], pads[2], pads[3]}});
 }

@@ -2,7 +2,7 @@
  *
  *   reshape    another view of the same memory
  *   permute    y axis j is x axis axes[j]; a copy
- *   slice      y = x[..., start : start + length, ...]; a view when no axis before it is larger than 1
+ *   slice      y = x[..., start : start + length, ...]; a view when the axes before it have size 1
  *   unslice    zeros with x at that place: the adjoint of slice
  *   concat     a then b along one axis
  *   broadcast  sizes of 1 and missing leading axes stretched
@@ -41,8 +41,9 @@ static ag_status reshape_shape(ag_call *call)
     if (open >= 0 && known > 0)
         dims[open] = ag_numel(x) / known;
     if ((open >= 0 && known == 0) || op_product(dims, 0, a->n) != ag_numel(x))
-        return ag_fail(call->ctx, AG_ESHAPE, "reshape: %s has %lld elements, the shape wanted %lld%s",
-                       OP_SHAPE(x), (long long)ag_numel(x), (long long)known,
+        return ag_fail(call->ctx, AG_ESHAPE,
+                       "reshape: %s has %lld elements, the shape wanted %lld%s", OP_SHAPE(x),
+                       (long long)ag_numel(x), (long long)known,
                        open >= 0 ? " times something" : "");
     ag_out_view(call, 0, 0, a->n, dims);
     return AG_OK;
@@ -100,8 +101,9 @@ static ag_status permute_shape(ag_call *call)
         return ag_status_of(call->ctx);
     for (int j = 0; j < ag_ndim(x); j++) {
         if (a->axes[j] < 0 || a->axes[j] >= ag_ndim(x) || seen >> a->axes[j] & 1)
-            return ag_fail(call->ctx, AG_ESHAPE, "permute: the axes of %s are not ordered by %d at %d",
-                           OP_SHAPE(x), a->axes[j], j);
+            return ag_fail(call->ctx, AG_ESHAPE,
+                           "permute: the axes of %s are not ordered by %d at %d", OP_SHAPE(x),
+                           a->axes[j], j);
         seen |= 1u << a->axes[j];
         dims[j] = ag_dim(x, a->axes[j]);
     }
@@ -185,7 +187,8 @@ static ag_status slice_shape(ag_call *call)
     if (a->axis < 0 || a->axis >= ag_ndim(x) || a->start < 0 || a->length < 0 ||
         a->start > ag_dim(x, a->axis) - a->length)
         return ag_fail(call->ctx, AG_ESHAPE, "slice: %s has no elements %lld to %lld on axis %d",
-                       OP_SHAPE(x), (long long)a->start, (long long)(a->start + a->length), a->axis);
+                       OP_SHAPE(x), (long long)a->start, (long long)(a->start + a->length),
+                       a->axis);
     memcpy(dims, ag_dims(x), (size_t)ag_ndim(x) * sizeof *dims);
     dims[a->axis] = a->length;
     s = split_at(x, a->axis);
@@ -318,8 +321,8 @@ static ag_status concat_shape(ag_call *call)
         return ag_fail(call->ctx, AG_ESHAPE, "concat: %s and %s do not fit together along axis %d",
                        OP_SHAPE(a), OP_SHAPE(b), axis);
     if (ag_dtype_of(a) != ag_dtype_of(b))
-        return ag_fail(call->ctx, AG_EDTYPE, "concat: %s and %s differ in element type", OP_SHAPE(a),
-                       OP_SHAPE(b));
+        return ag_fail(call->ctx, AG_EDTYPE, "concat: %s and %s differ in element type",
+                       OP_SHAPE(a), OP_SHAPE(b));
     dims[axis] += ag_dim(b, axis);
     ag_out(call, ag_dtype_of(a), ag_ndim(a), dims);
     return AG_OK;
@@ -390,9 +393,9 @@ static ag_status broadcast_shape(ag_call *call)
     for (int i = 0; fits && i < a->n; i++)
         fits = stretched(x, a->n, i) == 1 || stretched(x, a->n, i) == a->dims[i];
     if (!fits)
-        return ag_fail(call->ctx, AG_ESHAPE, "broadcast: %s does not stretch to %d axes of the sizes "
-                       "wanted (last one %lld)", OP_SHAPE(x), a->n,
-                       a->n ? (long long)a->dims[a->n - 1] : 1);
+        return ag_fail(call->ctx, AG_ESHAPE,
+                       "broadcast: %s does not stretch to the %d axes wanted (last one %lld)",
+                       OP_SHAPE(x), a->n, a->n ? (long long)a->dims[a->n - 1] : 1);
     ag_out(call, ag_dtype_of(x), a->n, a->dims);
     return AG_OK;
 }

@@ -32,7 +32,7 @@ static ag_status time_shape(ag_call *call)
 }
 
 /* freq_k = 10000^(-k / (dim/2 - shift)). Frequency and angle are rounded to f32, as the published
- * programs have them: at t = 999 the angle's rounding is what one sees. An odd dim ends in a zero. */
+ * programs have them: at t = 999 the angle's rounding is what one sees. An odd dim ends in 0. */
 static ag_status time_cpu(ag_call *call)
 {
     const time_attr *a = call->attr;
@@ -43,7 +43,8 @@ static ag_status time_cpu(ag_call *call)
     for (int64_t i = 0; i < n; i++, y += a->dim) {
         float *sine = y + (a->flip ? half : 0), *cosine = y + (a->flip ? 0 : half);
         for (int64_t k = 0; k < half; k++) {
-            const float exponent = (float)(-log(10000.0)) * (float)k / (float)((double)half - a->shift);
+            const float exponent =
+                (float)(-log(10000.0)) * (float)k / (float)((double)half - a->shift);
             const float angle = t[i] * expf(exponent);
             sine[k] = (float)sin((double)angle);
             cosine[k] = (float)cos((double)angle);
@@ -98,7 +99,8 @@ static ag_status normal_cpu(ag_call *call)
     float *y = ag_data(call->out[0]);
 
     for (int64_t r = 0; r < rows; r++, key += 4) {
-        const ag_draw draw = {(uint64_t)key[0], (uint32_t)key[1], (uint32_t)key[2], (uint32_t)key[3]};
+        const ag_draw draw = {(uint64_t)key[0], (uint32_t)key[1], (uint32_t)key[2],
+                              (uint32_t)key[3]};
         ag_draw_normals(&draw, y + r * size, size);
     }
     return AG_OK;

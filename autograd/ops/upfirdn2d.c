@@ -2,12 +2,12 @@
  *
  *   u[i up] = x[i], zero between       y[o] = sum_f filter[f] u[o down + f - before]
  *
- * on both axes, every channel alike. One op is its own gradient: the adjoint filters D with the filter
- * turned round, up and down exchanged, and pads
+ * on both axes, every channel alike. One op is its own gradient: the adjoint filters D with the
+ * filter turned round, up and down exchanged, and pads
  *   before' = filter - 1 - before      after' = in up - out down + before - up + 1
  *
- * Source  NVlabs/stylegan2: dnnlib/tflib/ops/upfirdn_2d.py (correlation: the filter is not flipped);
- *         pads of the gradient: NVlabs/stylegan3: torch_utils/ops/upfirdn2d.py.
+ * Source  NVlabs/stylegan2: dnnlib/tflib/ops/upfirdn_2d.py (the filter is not flipped); pads of the
+ *         gradient: NVlabs/stylegan3: torch_utils/ops/upfirdn2d.py.
  * Shapes  x [N,H,W,C], filter f32 [fh,fw], a constant -> y [N,OH,OW,C]
  * Dtypes  x f32 or bf16; y as x. Keeps  the filter.
  */
@@ -39,15 +39,16 @@ static ag_status upfirdn_shape(ag_call *call)
         return ag_status_of(call->ctx);
     if (ag_ndim(x) != 4 || ag_ndim(filter) != 2 || ag_numel(filter) < 1 ||
         ag_dtype_of(filter) != AG_F32 || a->up < 1 || a->down < 1)
-        return ag_fail(call->ctx, AG_ESHAPE, "upfirdn2d: want x [N,H,W,C], an f32 filter [fh,fw], up "
-                       "and down of 1 or more; got %s, %s, %d and %d", OP_SHAPE(x), OP_SHAPE(filter),
-                       a->up, a->down);
+        return ag_fail(call->ctx, AG_ESHAPE,
+                       "upfirdn2d: want x [N,H,W,C], an f32 filter [fh,fw], up and down of 1 or "
+                       "more; got %s, %s, %d and %d",
+                       OP_SHAPE(x), OP_SHAPE(filter), a->up, a->down);
     h = cpu_upfirdn_size(ag_dim(x, 1), a->up, a->down, ag_dim(filter, 0), a->top, a->bottom);
     w = cpu_upfirdn_size(ag_dim(x, 2), a->up, a->down, ag_dim(filter, 1), a->left, a->right);
     if (h < 1 || w < 1)
-        return ag_fail(call->ctx, AG_ESHAPE, "upfirdn2d: the filter %s does not fit into %s with pads "
-                       "%d %d %d %d", OP_SHAPE(filter), OP_SHAPE(x), a->top, a->bottom, a->left,
-                       a->right);
+        return ag_fail(call->ctx, AG_ESHAPE,
+                       "upfirdn2d: the filter %s does not fit into %s with pads %d %d %d %d",
+                       OP_SHAPE(filter), OP_SHAPE(x), a->top, a->bottom, a->left, a->right);
     ag_out(call, ag_dtype_of(x), 4, (int64_t[]){ag_dim(x, 0), h, w, ag_dim(x, 3)});
     return AG_OK;
 }

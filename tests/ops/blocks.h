@@ -165,8 +165,8 @@ static ag_tensor *refuse_probs(ag_ctx *ctx, ag_tensor **in, const op_case *c)
     return ag_attention_probs(ctx, in[0], ag_slice(ctx, in[1], 2, 0, 1), c->i[0], 0, false);
 }
 
-/* Wide queries and keys, so that the softmax is far from flat. In bf16 the gradient of the scores is a
- * difference of numbers that were rounded before. */
+/* Wide queries and keys, so that the softmax is far from flat. In bf16 the gradient of the scores
+ * is a difference of numbers that were rounded before. */
 #define ATTENTION(text, heads, causal, scale, q, k)                                               \
     {.name = "attention " text, .in = {{3, q, -2, 2}, {3, k, -2, 2}, {3, k}},                     \
      .build = build_attention, .define = define_attention, .refuse = refuse_attention,            \

@@ -32,8 +32,8 @@ static double function(ag_unary_kind kind, double x, double p)
     return NAN;
 }
 
-/* The order-th derivative by a five-point difference of the one below; the step grows with the order,
- * since each difference divides the rounding of the one inside by it. */
+/* The order-th derivative by a five-point difference of the one below; the step grows with the
+ * order, since each difference divides the rounding of the one inside by it. */
 static double derivative(ag_unary_kind kind, int order, double x, double p)
 {
     static const double STEP[] = {0, 1e-3, 4e-3, 1e-2};

@@ -8,8 +8,8 @@
  *   refusal     what c->refuse builds fails with a message and no crash
  *   meta        shapes and element types without computing, there and back
  *   scratch     what each kernel took is what its cost rule said
- * Differences are taken of the definition and not of the op, so rounding in the op never reaches them.
- * Values are kept away from kinks by the ranges of the inputs.
+ * Differences are taken of the definition and not of the op, so rounding in the op never reaches
+ * them. Values are kept away from kinks by the ranges of the inputs.
  */
 #ifndef TESTS_OPS_HARNESS_H
 #define TESTS_OPS_HARNESS_H
@@ -75,15 +75,20 @@ typedef struct op_reach {
 } op_reach;
 enum { REACH_MAX = 256 };
 static op_reach check_reach[REACH_MAX];
+
 /* --- watching ops run ------------------------------------------------------------------------- */
 
-typedef enum watch_phase { FORWARD, BACKWARD, OTHER } watch_phase;
+enum { LOG_MAX = 512 };
+
 typedef struct watcher {
     ag_ctx *ctx;
-    watch_phase phase;
-    bool second; /* the case has a second-order check */
-    bool gradient;
-    char message[256]; /* the first complaint; failing inside an observer would leave the context open */
+    bool gradient, second; /* what is checked of the ops that run now, when something asks */
+    char message[256];     /* the first complaint; an observer must not leave by a jump */
+    int n_log;
+    struct {
+        const ag_op *op;
+        size_t scratch;
+    } log[LOG_MAX];
 } watcher;
 
 static op_reach *reach_of(const ag_op *op)
@@ -105,25 +110,38 @@ static void watch(void *user, const ag_call *call, const ag_cost *cost, double s
 
     (void)seconds;
     ag_bytes_reset_peak(w->ctx);
+    if (w->n_log < LOG_MAX) {
+        w->log[w->n_log].op = call->op;
+        w->log[w->n_log++].scratch = cost->scratch;
+    }
     /* the heap may round a piece up */
     if ((took < cost->scratch || took > cost->scratch + 1024) && !w->message[0])
         snprintf(w->message, sizeof w->message, "%s took %zu bytes of scratch, its cost says %zu",
                  call->op->name, took, cost->scratch);
     for (int i = 0; i < call->op->n_in; i++)
-        asks |= call->in[i] && ag_requires_grad(call->in[i]);
+        asks |= ag_recording(w->ctx) && call->in[i] && ag_requires_grad(call->in[i]);
     reach->ran = true;
-    if (asks && w->phase == FORWARD && w->gradient)
-        reach->differentiated = true;
-    if (asks && w->phase == FORWARD && w->second)
-        reach->twice = true;
-    if (asks && w->phase == BACKWARD && w->second)
-        reach->differentiated = true;
+    reach->differentiated |= asks && w->gradient;
+    reach->twice |= asks && w->second;
 }
 
-static void check_watch(const watcher *w, const char *name)
+static void check_watch(const op_case *c, const watcher *w)
 {
     if (w->message[0])
-        fail_msg("%s: %s", name, w->message);
+        fail_msg("%s: %s", c->name, w->message);
+    if (w->n_log == LOG_MAX)
+        fail_msg("%s: more than %d ops", c->name, LOG_MAX);
+}
+
+/* A forecast runs the same ops with the same scratch. */
+static void check_forecast(const op_case *c, const watcher *real, const watcher *meta)
+{
+    for (int i = 0; i < real->n_log || i < meta->n_log; i++)
+        if (i >= real->n_log || i >= meta->n_log || real->log[i].op != meta->log[i].op ||
+            real->log[i].scratch != meta->log[i].scratch)
+            fail_msg("%s: op %d is %s with %zu bytes of scratch, on meta %s with %zu", c->name, i,
+                     i < real->n_log ? real->log[i].op->name : "none", real->log[i].scratch,
+                     i < meta->n_log ? meta->log[i].op->name : "none", meta->log[i].scratch);
 }
 
 /* --- numbers ---------------------------------------------------------------------------------- */
@@ -278,8 +296,8 @@ static void compare(const op_case *c, const char *what, int k, const float *got,
 /* --- the op's side ---------------------------------------------------------------------------- */
 
 /* A leaf with these values. */
-static ag_tensor *leaf(ag_ctx *ctx, const double *values, int n_dims, const int64_t *dims, bool bf16,
-                       bool wants)
+static ag_tensor *leaf(ag_ctx *ctx, const double *values, int n_dims, const int64_t *dims,
+                       bool bf16, bool wants)
 {
     ag_tensor *t = ag_empty(ctx, AG_STEP, bf16 ? AG_BF16 : AG_F32, n_dims, dims);
     const int64_t n = t ? ag_numel(t) : 0;
@@ -324,16 +342,60 @@ static void leaves(ag_ctx *ctx, const case_values *v, bool bf16, ag_tensor **in)
     check_ok(ctx, v->c->name);
 }
 
-static int variables(const case_values *v, ag_tensor *const *in, ag_tensor **out, int *which)
-{
-    int n = 0;
+/* One device's run of a case. */
+typedef struct side {
+    ag_ctx *ctx;
+    watcher w;
+    ag_tensor *in[CASE_MAX_IN], *y, *cotangent;
+    ag_tensor *x[CASE_MAX_IN + 1];               /* the variables, then the cotangent */
+    ag_tensor *g[CASE_MAX_IN], *g2[CASE_MAX_IN]; /* their gradients, fused and recorded */
+    int which[CASE_MAX_IN], n_x;                 /* x[a] is input which[a] */
+} side;
 
+static void side_new(side *s, ag_ctx *ctx)
+{
+    memset(s, 0, sizeof *s);
+    s->ctx = s->w.ctx = ctx;
+}
+
+static void side_forward(side *s, const case_values *v, bool bf16)
+{
+    const op_case *c = v->c;
+
+    leaves(s->ctx, v, bf16, s->in);
+    ag_observe(s->ctx, watch, &s->w);
+    ag_bytes_reset_peak(s->ctx);
+    s->w.n_log = 0;
+    s->y = c->build(s->ctx, s->in, c);
+    check_ok(s->ctx, c->name);
+    check_watch(c, &s->w);
     for (int k = 0; k < v->n_in; k++)
-        if (v->c->in[k].kind == VARIABLE) {
-            which[n] = k;
-            out[n++] = in[k];
+        if (c->in[k].kind == VARIABLE) {
+            s->which[s->n_x] = k;
+            s->x[s->n_x++] = s->in[k];
         }
-    return n;
+}
+
+static void side_backward(side *s, const case_values *v)
+{
+    const op_case *c = v->c;
+    const bool second = s->w.second;
+
+    if (!ag_requires_grad(s->y))
+        fail_msg("%s: the result asks for no gradient", c->name);
+    s->cotangent = leaf(s->ctx, v->w, ag_ndim(s->y), ag_dims(s->y),
+                        ag_dtype_of(s->y) == AG_BF16, true);
+    s->x[s->n_x] = s->cotangent;
+    ag_grad(s->ctx, &s->y, &s->cotangent, 1, s->x, s->g, s->n_x, AG_RETAIN_GRAPH);
+    check_ok(s->ctx, c->name);
+    if (!(c->flags & NO_SECOND)) {
+        /* what is recorded now is differentiated once, by check_second */
+        s->w.gradient = second;
+        s->w.second = false;
+        ag_grad(s->ctx, &s->y, &s->cotangent, 1, s->x, s->g2, s->n_x, AG_CREATE_GRAPH);
+        check_ok(s->ctx, c->name);
+    }
+    check_watch(c, &s->w);
 }
 
 static void same_kind(const op_case *c, const ag_tensor *a, const ag_tensor *b)
@@ -342,112 +404,104 @@ static void same_kind(const op_case *c, const ag_tensor *a, const ag_tensor *b)
         fail_msg("%s: %s on the device, %s on meta", c->name, OP_SHAPE(a), OP_SHAPE(b));
 }
 
+static void check_gradients(const side *s, const side *meta, case_values *v, double tolerance)
+{
+    for (int a = 0; a < s->n_x; a++) {
+        const int k = s->which[a];
+        double *want = new_doubles(v->n[k]);
+        float *got = check_values(s->ctx, s->g[a]);
+
+        same_kind(v->c, s->g[a], s->x[a]);
+        same_kind(v->c, s->g[a], meta->g[a]);
+        for (int64_t i = 0; i < v->n[k]; i++)
+            want[i] = slope(v, k, i);
+        compare(v->c, "gradient", k, got, want, v->n[k], tolerance);
+        free(got);
+        if (s->g2[a]) { /* the composite form */
+            got = check_values(s->ctx, s->g2[a]);
+            compare(v->c, "recorded gradient", k, got, want, v->n[k], tolerance);
+            free(got);
+        }
+        free(want);
+    }
+}
+
+/* Differentiate the recorded gradients; in bf16 only that this works. */
+static void check_second(side *s, case_values *v, bool bf16, double tolerance)
+{
+    const op_case *c = v->c;
+    ag_tensor *u[CASE_MAX_IN], *gg[CASE_MAX_IN + 1] = {NULL};
+    double *want;
+    float *got;
+
+    for (int a = 0; a < s->n_x; a++) {
+        const int k = s->which[a];
+        u[a] = leaf(s->ctx, v->u[k], c->in[k].n_dims, c->in[k].dims, false, false);
+        u[a] = ag_cast(s->ctx, u[a], ag_dtype_of(s->g2[a]));
+    }
+    s->w.gradient = false;
+    ag_grad(s->ctx, s->g2, u, s->n_x, s->x, gg, s->n_x + 1, 0);
+    check_ok(s->ctx, c->name);
+    check_watch(c, &s->w);
+    for (int a = 0; a < s->n_x && !bf16; a++) {
+        const int k = s->which[a];
+        want = new_doubles(v->n[k]);
+        got = check_values(s->ctx, gg[a]);
+        for (int64_t i = 0; i < v->n[k]; i++)
+            want[i] = mixed_slope(v, k, i);
+        compare(c, "second order", k, got, want, v->n[k], tolerance);
+        free(want);
+        free(got);
+    }
+    if (!bf16) {
+        want = new_doubles(v->n_out);
+        got = check_values(s->ctx, gg[s->n_x]);
+        directional(v, want);
+        compare(c, "second order by the cotangent", 0, got, want, v->n_out, tolerance);
+        free(want);
+        free(got);
+    }
+}
+
 /* Values, gradient and second order in one element type. */
 static void check_numbers(const op_case *c, bool bf16)
 {
-    ag_ctx *ctx = check_ctx(), *meta = check_ctx_on(AG_META);
+    static side real, meta; /* logs are large */
     const bool gradient = !(c->flags & NO_GRADIENT), second = gradient && !(c->flags & NO_SECOND);
     const double f32_tolerance = c->tolerance != 0 ? c->tolerance : 1e-5;
     const double bf16_tolerance = c->bf16_tolerance != 0 ? c->bf16_tolerance : 2e-2;
     const double tolerance = bf16 ? bf16_tolerance : f32_tolerance;
-    watcher w = {.ctx = ctx, .gradient = gradient && !bf16, .second = second && !bf16};
-    ag_tensor *in[CASE_MAX_IN] = {NULL}, *x[CASE_MAX_IN + 1], *g[CASE_MAX_IN] = {NULL}, *y, *cotangent;
-    ag_tensor *m_in[CASE_MAX_IN] = {NULL}, *m_x[CASE_MAX_IN], *m_g[CASE_MAX_IN] = {NULL}, *m_y;
-    int which[CASE_MAX_IN], n_x;
-    case_values v;
+    case_values shape, v;
     float *got;
 
-    /* the shape of the result, from meta */
-    values_new(&v, c, 0, 1, bf16);
-    leaves(meta, &v, bf16, m_in);
-    m_y = c->build(meta, m_in, c);
-    check_ok(meta, c->name);
-    n_x = variables(&v, m_in, m_x, which);
-    values_free(&v);
+    side_new(&meta, check_ctx_on(AG_META));
+    values_new(&shape, c, 0, 1, bf16);
+    side_forward(&meta, &shape, bf16);
+    values_new(&v, c, ag_numel(meta.y), 12345, bf16);
 
-    values_new(&v, c, ag_numel(m_y), 12345, bf16);
-    leaves(ctx, &v, bf16, in);
-    ag_observe(ctx, watch, &w);
-    ag_bytes_reset_peak(ctx);
-    y = c->build(ctx, in, c);
-    check_ok(ctx, c->name);
-    same_kind(c, y, m_y);
-    check_watch(&w, c->name);
+    side_new(&real, check_ctx());
+    real.w.gradient = gradient && !bf16;
+    real.w.second = second && !bf16;
+    side_forward(&real, &v, bf16);
+    same_kind(c, real.y, meta.y);
     reference(&v, 0);
-    got = check_values(ctx, y);
+    got = check_values(real.ctx, real.y);
     compare(c, bf16 ? "bf16 value" : "value", 0, got, v.y, v.n_out, tolerance);
     free(got);
     if (gradient) {
-        if (!ag_requires_grad(y))
-            fail_msg("%s: the result asks for no gradient", c->name);
-        n_x = variables(&v, in, x, which);
-        w.phase = BACKWARD;
-        cotangent = leaf(ctx, v.w, ag_ndim(y), ag_dims(y), ag_dtype_of(y) == AG_BF16, true);
-        ag_grad(ctx, &y, &cotangent, 1, x, g, n_x, AG_RETAIN_GRAPH);
-        check_ok(ctx, c->name);
-        ag_grad(meta, &m_y, NULL, 1, m_x, m_g, n_x, AG_CREATE_GRAPH);
-        check_ok(meta, c->name);
-        check_watch(&w, c->name);
-        for (int a = 0; a < n_x; a++) {
-            const int k = which[a];
-            double *want = new_doubles(v.n[k]);
-            same_kind(c, g[a], x[a]);
-            if (!op_same_dims(m_g[a], x[a]))
-                fail_msg("%s: gradient %d is %s on meta", c->name, a, OP_SHAPE(m_g[a]));
-            got = check_values(ctx, g[a]);
-            for (int64_t i = 0; i < v.n[k]; i++)
-                want[i] = slope(&v, k, i);
-            compare(c, bf16 ? "bf16 gradient" : "gradient", k, got, want, v.n[k], tolerance);
-            free(want);
-            free(got);
-        }
+        side_backward(&real, &v);
+        side_backward(&meta, &v);
     }
-    if (second) {
-        ag_tensor *u[CASE_MAX_IN], *gg[CASE_MAX_IN + 1] = {NULL}, *g2[CASE_MAX_IN] = {NULL};
-        double *want;
-        ag_grad(ctx, &y, &cotangent, 1, x, g2, n_x, AG_CREATE_GRAPH);
-        check_ok(ctx, c->name);
-        for (int a = 0; a < n_x; a++) {
-            const int k = which[a];
-            float *fused = check_values(ctx, g[a]), *composite = check_values(ctx, g2[a]);
-            double *fused_d = new_doubles(v.n[k]);
-            for (int64_t i = 0; i < v.n[k]; i++)
-                fused_d[i] = fused[i];
-            compare(c, "recorded gradient", k, composite, fused_d, v.n[k], tolerance);
-            free(fused);
-            free(composite);
-            free(fused_d);
-            u[a] = leaf(ctx, v.u[k], c->in[k].n_dims, c->in[k].dims, false, false);
-            if (ag_dtype_of(g2[a]) == AG_BF16)
-                u[a] = ag_cast(ctx, u[a], AG_BF16);
-        }
-        x[n_x] = cotangent;
-        w.phase = OTHER;
-        ag_grad(ctx, g2, u, n_x, x, gg, n_x + 1, 0);
-        check_ok(ctx, c->name);
-        for (int a = 0; a < n_x && !bf16; a++) {
-            const int k = which[a];
-            want = new_doubles(v.n[k]);
-            got = check_values(ctx, gg[a]);
-            for (int64_t i = 0; i < v.n[k]; i++)
-                want[i] = mixed_slope(&v, k, i);
-            compare(c, "second order", k, got, want, v.n[k], 10 * tolerance);
-            free(want);
-            free(got);
-        }
-        if (!bf16) {
-            want = new_doubles(v.n_out);
-            got = check_values(ctx, gg[n_x]);
-            directional(&v, want);
-            compare(c, "second order by the cotangent", 0, got, want, v.n_out, 10 * tolerance);
-            free(want);
-            free(got);
-        }
-        check_watch(&w, c->name);
-    }
+    if (ag_cpu(meta.ctx)) /* else the forecast does not know the kernels' scratch */
+        check_forecast(c, &real.w, &meta.w);
+    if (gradient)
+        check_gradients(&real, &meta, &v, tolerance);
+    if (second)
+        check_second(&real, &v, bf16, 10 * tolerance);
     values_free(&v);
-    ag_ctx_free(ctx);
-    ag_ctx_free(meta);
+    values_free(&shape);
+    ag_ctx_free(real.ctx);
+    ag_ctx_free(meta.ctx);
 }
 
 static void check_refusal(const op_case *c)

@@ -76,7 +76,9 @@ static ag_tensor *refuse_linear_bias(ag_ctx *ctx, ag_tensor **in, const op_case 
     return ag_linear(ctx, in[0], in[1], in[0]);
 }
 
-/* --- conv2d: c->i = {stride, dilation, top, bottom, left, right, height, width (backward data)} --- */
+/* --- conv2d ----------------------------------------------------------------------------------- */
+
+/* c->i = {stride, dilation, top, bottom, left, right, and of the adjoint's result height, width} */
 
 static ag_conv_opts conv_opts(const op_case *c)
 {
@@ -98,8 +100,7 @@ static conv_sizes sizes(const op_case *c, int64_t n, int64_t h, int64_t w, int64
     return s;
 }
 
-/* The three-way sum <d, x * w>: accumulate into whichever pointer is not const here. mode 0: y from x
- * and w; 1: dx from d and w; 2: dw from d and x. */
+/* The three-way sum <y, x * w>, one factor left out: mode 0 adds to y, 1 to x, 2 to w. */
 static void conv_terms(const op_case *c, conv_sizes s, int mode, double *x, double *w, double *y)
 {
     for (int64_t n = 0; n < s.n; n++)
