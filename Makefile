@@ -1,10 +1,15 @@
 # make             build build/agewright and say what was found here
+# make demo        the main job from nothing: draw faces, specialise the shipped model, show pictures
+# make test        build and run every test
 # make help        list the targets
-# make test        build and run every test; MODE=debug|asan for other builds
+#
+# MODE=debug or MODE=asan builds into a folder of its own, for any target: make test MODE=asan
+# A fresh machine needs nothing beforehand: demo and test install what is missing.
 
-MODE  ?= release
-BUILD ?= build
-OUT   := $(BUILD)/$(MODE)
+MODE   ?= release
+BUILD  ?= build
+PREFIX ?= /usr/local
+OUT    := $(BUILD)/$(MODE)
 
 # No -ffast-math: it deletes isnan(), and a training run must see its NaNs.
 OPT_release := -O3
@@ -15,57 +20,114 @@ ifeq ($(OPT),)
 $(error MODE is release, debug or asan, not "$(MODE)")
 endif
 
+CC         ?= gcc
 PKG_CONFIG ?= pkg-config
 PACKAGES   := hdf5 libpng libjpeg libwebp libtiff-4 yaml-0.1 jansson libzip libutf8proc libcrypto
 
-CC       ?= gcc
 CFLAGS   ?= -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes
-CPPFLAGS += -I. -MMD -MP -D_GNU_SOURCE $(shell $(PKG_CONFIG) --cflags $(PACKAGES))
-LDLIBS   += -ldnnl $(shell $(PKG_CONFIG) --libs $(PACKAGES)) -lm
+CPPFLAGS += -I. -MMD -MP -D_GNU_SOURCE $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)
+LDLIBS   += -ldnnl $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null) -lm
 OMP      := -fopenmp
 
-LIB_SRC := $(sort $(wildcard autograd/*.c autograd/ops/*.c autograd/cpu/*.c nn/*.c optim/*.c data/*.c pipeline/*.c train/*.c edit/*.c))
+# Optional parts: empty means absent. Setting one on the command line wins over detection.
+NVCC     ?= $(shell command -v nvcc 2>/dev/null)
+MPICC    ?= $(shell command -v mpicc 2>/dev/null)
+CLANG    ?= $(shell command -v clang 2>/dev/null)
+
+LIB_SRC := $(sort $(wildcard autograd/*.c autograd/ops/*.c autograd/cpu/*.c nn/*.c optim/*.c data/*.c \
+             pipeline/*.c edit/*.c train/*.c))
 CLI_SRC := $(sort $(wildcard cli/*.c))
 LIB_OBJ := $(LIB_SRC:%=$(OUT)/%.o)
 CLI_OBJ := $(CLI_SRC:%=$(OUT)/%.o)
 TESTS   := $(patsubst tests/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/test_*.c)))
-HELPERS := $(patsubst %,$(OUT)/%.o,$(filter-out tests/test_%,$(wildcard tests/*.c)))
+# What several tests share; the program's own files without its main().
+TEST_OBJ := $(patsubst %,$(OUT)/%.o,tests/check.c) $(filter-out $(OUT)/cli/main.c.o,$(CLI_OBJ))
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ_RUNS ?= 1000000
 
 .DEFAULT_GOAL := all
-.PHONY: all help test clean
+.PHONY: all setup found help demo test bench fuzz install clean
 .SECONDARY:
 
-help: ## list the targets and what was found
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
+all: $(BUILD)/agewright found ## build the program
 
-all: $(BUILD)/agewright ## build the program
+setup: ## install what is missing (Debian packages)
+	@scripts/install_dependencies.sh
 
-$(BUILD)/agewright: $(CLI_OBJ) $(OUT)/libagewright.a
+found: ## say what was found on this machine
+	@echo "mode $(MODE)   compiler $(CC)   nvcc $(or $(NVCC),none)   mpicc $(or $(MPICC),none)   clang $(or $(CLANG),none)"
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@$(MAKE) -s found
+
+# The mode of the last build stands under the plain name.
+$(BUILD)/agewright: $(OUT)/agewright
+	@ln -sf $(MODE)/agewright $@
+
+$(OUT)/agewright: $(CLI_OBJ) $(OUT)/libagewright.a
 	$(CC) $(OPT) $(OMP) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 $(OUT)/libagewright.a: $(LIB_OBJ)
 	@rm -f $@
 	$(AR) rcs $@ $^
 
-test: $(TESTS) ## build and run every test
-	@passed=0; failed=0; for t in $(TESTS); do \
-	  if $$t >$$t.log 2>&1; then echo "ok    $${t##*/}"; grep -h SKIP $$t.log; passed=$$((passed+1)); \
-	  else echo "FAIL  $${t##*/}"; tail -n 40 $$t.log; failed=$$((failed+1)); fi; \
-	done; echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+# Setup may install headers that the flags above look for, so the work is done by a second make.
+demo: setup ## the main job from nothing, with pictures: build/demo
+	@$(MAKE) all
+	@scripts/demo.sh $(BUILD)/agewright $(BUILD)/demo
+
+test: setup ## build and run every test
+	@$(MAKE) run-tests
+
+.PHONY: run-tests
+run-tests: $(TESTS) $(BUILD)/agewright
+	@tests/run.sh $(BUILD)/agewright $(TESTS)
+
+bench: all ## measure the full-size model, beside PyTorch where it is installed (ROWS=a,b)
+	@scripts/bench.sh $(BUILD)/agewright $(BUILD)/bench.json "$(ROWS)"
+
+fuzz: ## run every reader's fuzz target (FUZZ_RUNS inputs each; clang)
+	@scripts/install_dependencies.sh --fuzz
+	@$(MAKE) run-fuzz
+
+.PHONY: run-fuzz
+run-fuzz: $(FUZZERS)
+	@set -e; for f in $(FUZZERS); do name=$${f##*/fuzz_}; echo "$$name"; mkdir -p $(BUILD)/fuzz/new/$$name; \
+	  ASAN_OPTIONS=allocator_may_return_null=1 $$f -runs=$(FUZZ_RUNS) -rss_limit_mb=3000 -malloc_limit_mb=1100 \
+	    -timeout=20 -print_final_stats=0 -verbosity=0 $(BUILD)/fuzz/new/$$name tests/fuzz/corpus/$$name; done
+
+install: all ## install program, library, headers and pkg-config file below PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/agewright
+	install -m 755 $(OUT)/agewright $(DESTDIR)$(PREFIX)/bin/agewright
+	install -m 644 $(OUT)/libagewright.a $(DESTDIR)$(PREFIX)/lib/libagewright.a
+	for h in $$(find autograd nn optim data pipeline edit train -name '*.h' -not -name '*internal*' \
+	  -not -path 'autograd/cpu/*' -not -path 'autograd/ops/*'); do \
+	  install -D -m 644 $$h $(DESTDIR)$(PREFIX)/include/agewright/$$h; done
+	scripts/pkgconfig.sh "$(PREFIX)" "$$(sed -n 's/.*AG_VERSION "\(.*\)"/\1/p' autograd/version.h)" "$(PACKAGES)" \
+	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/agewright.pc
 
 clean: ## delete the build directory and nothing else
 	rm -rf $(BUILD)
 
 # Each CPU kernel file is built for its own instruction set and chosen at run time.
-$(OUT)/autograd/cpu/%_avx2.c.o:   ISA := -mavx2 -mfma -mf16c
-$(OUT)/autograd/cpu/%_avx512.c.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
-$(OUT)/autograd/cpu/%_amx.c.o:    ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mamx-tile -mamx-bf16 -mfma
+%_avx2.c.o:   ISA := -mavx2 -mfma -mf16c
+%_avx512.c.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+%_amx.c.o:    ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mamx-tile -mamx-bf16 -mfma
 
 $(OUT)/%.c.o: %.c
 	@mkdir -p $(@D)
 	$(CC) -std=gnu11 $(OPT) $(OMP) $(ISA) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
-$(OUT)/tests/%: $(OUT)/tests/%.c.o $(HELPERS) $(OUT)/libagewright.a
+$(OUT)/tests/%: $(OUT)/tests/%.c.o $(TEST_OBJ) $(OUT)/libagewright.a
 	$(CC) $(OPT) $(OMP) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+
+FUZZ_FLAGS := -std=gnu11 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined
+# The readers are built whole for each target: only instrumented code guides the fuzzer.
+FUZZ_SRC := $(wildcard data/*.c) autograd/random.c tests/fuzz/context.c
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(FUZZ_SRC)
+	@mkdir -p $(@D)
+	$(CLANG) $(FUZZ_FLAGS) -I. -D_GNU_SOURCE $(shell $(PKG_CONFIG) --cflags $(PACKAGES)) $< $(FUZZ_SRC) \
+	  $(shell $(PKG_CONFIG) --libs $(PACKAGES)) -lm -o $@
 
 -include $(shell find $(OUT) -name '*.d' 2>/dev/null)

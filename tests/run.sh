@@ -1,0 +1,35 @@
+#!/bin/sh
+# Run the tests: one line each, the count at the end; the exit status is the verdict.
+#
+# usage: tests/run.sh AGEWRIGHT TEST...
+# A test that prints SKIP says what it left out. The log of each stands beside it.
+agewright=$1
+shift
+# Threads that wait must not burn the processor that the next test needs.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+passed=0
+failed=0
+one() {
+    log=$2.log
+    start=$(date +%s)
+    if "$@" >"$log" 2>&1; then
+        echo "ok    $name  $(($(date +%s) - start)) s"
+        grep -h SKIP "$log"
+        passed=$((passed + 1))
+    else
+        echo "FAIL  $name"
+        tail -n 40 "$log"
+        failed=$((failed + 1))
+    fi
+}
+for test; do
+    name=${test##*/}
+    one env "$test"
+done
+for script in tests/*.sh; do
+    [ "$script" = tests/run.sh ] && continue
+    name=$script
+    cp "$script" "${agewright%/*}/" && one sh "${agewright%/*}/${script##*/}" "$agewright"
+done
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
