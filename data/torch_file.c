@@ -17,7 +17,7 @@
 #include "data/zip.h"
 
 enum {
-    ALWAYS_BYTES = 1 << 20, /* what a tensor of repeated values may take, however small its storage */
+    ALWAYS_BYTES = 1 << 20, /* what repeated values may take, however small their storage */
     REPEATED = 16,          /* all tensors together may take this many times the file */
     MAX_VISITED = 4000000,  /* dictionary entries */
     MAX_NUMBERS = 64,       /* that are kept as metadata */

@@ -109,8 +109,8 @@ const data_tensor *data_weights_at(const data_weights *weights, int64_t i);
 int64_t data_weights_find(const data_weights *weights, const char *name); /* -1: there is none */
 /* The file that holds tensor i: a shard's path where there are shards. */
 const char *data_weights_file_of(const data_weights *weights, int64_t i);
-/* safetensors' __metadata__, in the order of the file; of a torch file, the whole numbers that stand
- * beside a state_dict, in decimal (global_step, epoch). */
+/* safetensors' __metadata__, in the order of the file; of a torch file, the whole numbers that
+ * stand beside a state_dict, in decimal (global_step, epoch). */
 int64_t data_weights_n_metadata(const data_weights *weights);
 data_pair data_weights_metadata_at(const data_weights *weights, int64_t i);
 /* NULL: not there */

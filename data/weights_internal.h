@@ -43,6 +43,11 @@ struct data_weights {
     weight_block *blocks;
 };
 
+/* A handle with room for n_files files, for data_weights_close(). NULL when memory is refused. */
+data_weights *weights_new(ag_ctx *ctx, const char *path, int64_t n_files);
+/* All tensors are known: sort their names, and refuse a name that stands for two. */
+ag_status weights_index_names(ag_ctx *ctx, data_weights *w);
+
 /* Memory that ends with the handle. NULL and a failed context when refused. */
 void *weights_take(ag_ctx *ctx, data_weights *w, size_t n_bytes);
 char *weights_text(ag_ctx *ctx, data_weights *w, const char *text, size_t n_bytes);
