@@ -95,6 +95,16 @@ static inline nn_vae_config case_vae_d(void)
     };
 }
 
+/* For weights so small that the norms' eps shows. */
+static inline nn_vae_config case_vae_f(void)
+{
+    return (nn_vae_config){
+        .sample_size = 32, .in_channels = 3, .out_channels = 3, .latent_channels = 4, .n_levels = 2,
+        .block_out_channels = {8, 8}, .layers_per_block = 1, .norm_num_groups = 4,
+        .scaling_factor = 0.18215,
+    };
+}
+
 static inline nn_clip_config case_clip(nn_clip_act act)
 {
     return (nn_clip_config){

@@ -34,7 +34,7 @@ static void run_case(const char *test, const nn_clip_config *config, int clip_sk
     y = nn_clip_text_forward(ctx, net, ids, &options);
     golden_check(&g, "output", y, NN_TOLERANCE);
     grads = check_grads(ctx, nn_clip_text_params(net), &y, &cotangent, 1, NULL, 0);
-    golden_check_params(&g, nn_clip_text_params(net), grads);
+    golden_check_params(&g, nn_clip_text_params(net), grads, NN_TOLERANCE);
 
     options.checkpointing = true;
     recomputed = nn_clip_text_forward(ctx, net, ids, &options);

@@ -3,7 +3,7 @@
 #include "tests/nn_check.h"
 
 /* One case: outputs, gradients of everything, and the same bits with recomputed blocks. */
-static void run_case(const char *test, const nn_unet_config *config)
+static void run_case(const char *test, const nn_unet_config *config, bool shrunk)
 {
     ag_ctx *ctx = check_ctx();
     const golden g = golden_open(ctx, "nn_unet", test);
@@ -17,6 +17,8 @@ static void run_case(const char *test, const nn_unet_config *config)
     params = nn_unet_params(net);
     n = nn_params_count(params);
     check_fill(ctx, params);
+    if (shrunk)
+        check_shrink(ctx, params);
     in[0] = golden_tensor(&g, "sample");
     in[1] = golden_tensor(&g, "context");
     ag_set_requires_grad(ctx, in[0], true);
@@ -26,7 +28,7 @@ static void run_case(const char *test, const nn_unet_config *config)
     y = nn_unet_forward(ctx, net, in[0], timesteps, in[1], NULL);
     golden_check(&g, "output", y, NN_TOLERANCE);
     grads = check_grads(ctx, params, &y, &cotangent, 1, in, 2);
-    golden_check_params(&g, params, grads);
+    golden_check_params(&g, params, grads, NN_TOLERANCE);
     golden_check(&g, "grad_in.sample", grads[n], NN_TOLERANCE);
     golden_check(&g, "grad_in.context", grads[n + 1], NN_TOLERANCE);
 
@@ -54,7 +56,7 @@ static void sd1_like(void **state)
     const nn_unet_config config = case_unet_a();
 
     (void)state;
-    run_case("a", &config);
+    run_case("a", &config, false);
 }
 
 static void sd2_like(void **state)
@@ -62,7 +64,7 @@ static void sd2_like(void **state)
     const nn_unet_config config = case_unet_b();
 
     (void)state;
-    run_case("b", &config);
+    run_case("b", &config, false);
 }
 
 static void odd_sizes_and_fractional_times(void **state)
@@ -70,7 +72,7 @@ static void odd_sizes_and_fractional_times(void **state)
     const nn_unet_config config = case_unet_c();
 
     (void)state;
-    run_case("c", &config);
+    run_case("c", &config, false);
 }
 
 static void every_option(void **state)
@@ -78,7 +80,7 @@ static void every_option(void **state)
     const nn_unet_config config = case_unet_d();
 
     (void)state;
-    run_case("d", &config);
+    run_case("d", &config, false);
 }
 
 static void one_level(void **state)
@@ -86,7 +88,15 @@ static void one_level(void **state)
     const nn_unet_config config = case_unet_e();
 
     (void)state;
-    run_case("e", &config);
+    run_case("e", &config, false);
+}
+
+static void small_activations(void **state)
+{
+    const nn_unet_config config = case_unet_e();
+
+    (void)state;
+    run_case("f", &config, true);
 }
 
 /* --- attention seen from outside
@@ -318,6 +328,7 @@ int main(void)
         cmocka_unit_test(odd_sizes_and_fractional_times),
         cmocka_unit_test(every_option),
         cmocka_unit_test(one_level),
+        cmocka_unit_test(small_activations),
         cmocka_unit_test(attention_callback),
         cmocka_unit_test(memory),
         cmocka_unit_test(bf16),

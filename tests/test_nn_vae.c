@@ -2,22 +2,24 @@
 #include "tests/nn_cases.h"
 #include "tests/nn_check.h"
 
-static nn_vae *make_vae(ag_ctx *ctx, const nn_vae_config *config)
+static nn_vae *make_vae(ag_ctx *ctx, const nn_vae_config *config, bool shrunk)
 {
     nn_vae *net = NULL;
 
     if (nn_vae_new(&net, ctx, config) != AG_OK)
         fail_msg("%s", ag_message(ctx));
     check_fill(ctx, nn_vae_params(net));
+    if (shrunk)
+        check_shrink(ctx, nn_vae_params(net));
     return net;
 }
 
-static void run_encode(const char *test, const nn_vae_config *config)
+static void run_encode(const char *test, const nn_vae_config *config, bool shrunk)
 {
     ag_ctx *ctx = check_ctx();
     const golden g = golden_open(ctx, "nn_vae", test);
     const ag_scope scope = ag_scope_open(ctx);
-    nn_vae *net = make_vae(ctx, config);
+    nn_vae *net = make_vae(ctx, config, shrunk);
     nn_params *params = nn_vae_params(net);
     const int64_t n = nn_params_count(params);
     ag_tensor *pixels = golden_tensor(&g, "pixels"), *y[2], *dy[2], **grads[2];
@@ -36,7 +38,7 @@ static void run_encode(const char *test, const nn_vae_config *config)
         golden_check(&g, "kl", nn_vae_kl(ctx, net, moments), NN_TOLERANCE);
         grads[recompute] = check_grads(ctx, params, y, dy, 2, &pixels, 1);
     }
-    golden_check_params(&g, params, grads[0]);
+    golden_check_params(&g, params, grads[0], NN_TOLERANCE);
     golden_check(&g, "grad_in.pixels", grads[0][n], NN_TOLERANCE);
     for (int64_t i = 0; i <= n; i++)
         check_same(ctx, i < n ? nn_params_at(params, i)->name : "pixels", grads[0][i], grads[1][i]);
@@ -50,12 +52,12 @@ static void run_encode(const char *test, const nn_vae_config *config)
     ag_ctx_free(ctx);
 }
 
-static void run_decode(const char *test, const nn_vae_config *config)
+static void run_decode(const char *test, const nn_vae_config *config, bool shrunk)
 {
     ag_ctx *ctx = check_ctx();
     const golden g = golden_open(ctx, "nn_vae", test);
     const ag_scope scope = ag_scope_open(ctx);
-    nn_vae *net = make_vae(ctx, config);
+    nn_vae *net = make_vae(ctx, config, shrunk);
     nn_params *params = nn_vae_params(net);
     const int64_t n = nn_params_count(params);
     ag_tensor *latent = golden_tensor(&g, "latent"), *dy = golden_tensor(&g, "cotangent");
@@ -69,7 +71,7 @@ static void run_decode(const char *test, const nn_vae_config *config)
         golden_check(&g, "output", y, NN_TOLERANCE);
         grads[recompute] = check_grads(ctx, params, &y, &dy, 1, &latent, 1);
     }
-    golden_check_params(&g, params, grads[0]);
+    golden_check_params(&g, params, grads[0], NN_TOLERANCE);
     golden_check(&g, "grad_in.latent", grads[0][n], NN_TOLERANCE);
     for (int64_t i = 0; i <= n; i++)
         check_same(ctx, i < n ? nn_params_at(params, i)->name : "latent", grads[0][i], grads[1][i]);
@@ -86,8 +88,8 @@ static void two_levels(void **state)
     const nn_vae_config config = case_vae_a();
 
     (void)state;
-    run_encode("a.encode", &config);
-    run_decode("a.decode", &config);
+    run_encode("a.encode", &config, false);
+    run_decode("a.decode", &config, false);
 }
 
 static void three_levels(void **state)
@@ -95,8 +97,8 @@ static void three_levels(void **state)
     const nn_vae_config config = case_vae_c();
 
     (void)state;
-    run_encode("c.encode", &config);
-    run_decode("c.decode", &config);
+    run_encode("c.encode", &config, false);
+    run_decode("c.decode", &config, false);
 }
 
 static void odd_sizes(void **state)
@@ -104,8 +106,17 @@ static void odd_sizes(void **state)
     const nn_vae_config config = case_vae_d();
 
     (void)state;
-    run_encode("d.encode", &config);
-    run_decode("d.decode", &config);
+    run_encode("d.encode", &config, false);
+    run_decode("d.decode", &config, false);
+}
+
+static void small_activations(void **state)
+{
+    const nn_vae_config config = case_vae_f();
+
+    (void)state;
+    run_encode("f.encode", &config, true);
+    run_decode("f.decode", &config, true);
 }
 
 /* mean + exp(logvar / 2) * noise, and the clamp of extreme log-variances. */
@@ -113,7 +124,7 @@ static void sampling(void **state)
 {
     ag_ctx *ctx = check_ctx();
     const nn_vae_config config = case_vae_a();
-    nn_vae *net = make_vae(ctx, &config);
+    nn_vae *net = make_vae(ctx, &config, false);
     const float moments[8] = {0.5f, -1.0f, 0.0f, 2.0f, 0.0f, -100.0f, 100.0f, 2.0f};
     const float noise[4] = {1.0f, 3.0f, 0.001f, -1.0f};
     const double logvar[4] = {0.0, -30.0, 20.0, 2.0};
@@ -144,7 +155,7 @@ static void bf16(void **state)
     const nn_vae_config config = case_vae_c();
     const golden e = golden_open(ctx, "nn_vae", "c.encode"),
                  d = golden_open(ctx, "nn_vae", "c.decode");
-    nn_vae *net = make_vae(ctx, &config);
+    nn_vae *net = make_vae(ctx, &config, false);
     const nn_vae_options options = {.compute = AG_BF16};
     ag_tensor *moments = nn_vae_encode(ctx, net, golden_tensor(&e, "pixels"), &options);
 
@@ -197,7 +208,7 @@ static void wrong_inputs(void **state)
 {
     ag_ctx *ctx = check_ctx();
     const nn_vae_config config = case_vae_c();
-    nn_vae *net = make_vae(ctx, &config);
+    nn_vae *net = make_vae(ctx, &config, false);
     ag_tensor *x = ag_full(ctx, AG_STEP, 0.0, 4, (int64_t[]){1, 3, 4, 3});
 
     (void)state;
@@ -215,9 +226,10 @@ static void wrong_inputs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(two_levels),   cmocka_unit_test(three_levels), cmocka_unit_test(odd_sizes),
-        cmocka_unit_test(sampling),     cmocka_unit_test(bf16),         cmocka_unit_test(memory),
-        cmocka_unit_test(wrong_inputs),
+        cmocka_unit_test(two_levels), cmocka_unit_test(three_levels),
+        cmocka_unit_test(odd_sizes),  cmocka_unit_test(small_activations),
+        cmocka_unit_test(sampling),   cmocka_unit_test(bf16),
+        cmocka_unit_test(memory),     cmocka_unit_test(wrong_inputs),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
