@@ -1,4 +1,4 @@
-/* weights_open.c - opening weight files: by their content, by an index, by the names in a folder. */
+/* weights_open.c - opening weight files: by content, by an index, by the names in a folder. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
