@@ -1,0 +1,231 @@
+/* test_optimizer.c - AdamW, the gradient norm, clipping and the moving average against their
+ * definitions in double and against numbers of PyTorch's and diffusers' own.
+ */
+#include "tests/check.h"
+
+#include "autograd/grad.h"
+#include "autograd/ops.h"
+#include "optim/optimizer.h"
+
+static ag_tensor *model_tensor(ag_ctx *ctx, int n_dims, const int64_t *dims, const float *values)
+{
+    ag_tensor *t = ag_empty(ctx, AG_MODEL, AG_F32, n_dims, dims);
+
+    ag_write(ctx, t, values, ag_nbytes(t));
+    check_ok(ctx, "tensor");
+    return t;
+}
+
+/* torch.optim.AdamW on g = (p0, 10 p1) from p = (1, -2), lr 0.1, wd 0.01: three updates. */
+static void test_adamw_numbers(void **state)
+{
+    const double want[3][2] = {
+        {0.899000001, -1.898000000}, {0.798519028, -1.796272588}, {0.698911185, -1.694944514}};
+    const opt_config config = {OPT_ADAMW, 0.9, 0.999, 1e-8, 0.01};
+    const char *const names[] = {"p"};
+    ag_ctx *ctx = check_ctx();
+    ag_tensor *p = model_tensor(ctx, 1, (int64_t[]){2}, (float[]){1.0f, -2.0f});
+    ag_tensor *g = model_tensor(ctx, 1, (int64_t[]){2}, (float[]){0.0f, 0.0f});
+    opt_optimizer *opt = NULL;
+    char text[64];
+
+    (void)state;
+    opt_new(&opt, ctx, &config, &p, names, 1);
+    for (int t = 1; t <= 3; t++) {
+        float v[2];
+        ag_read(ctx, p, v, sizeof v);
+        v[1] *= 10.0f;
+        ag_write(ctx, g, v, sizeof v);
+        opt_update(ctx, opt, &g, t, 0.1, 1.0);
+        ag_read(ctx, p, v, sizeof v);
+        check_ok(ctx, "update");
+        for (int i = 0; i < 2; i++)
+            check_close("p", 10 * t + i, v[i], want[t - 1][i], 0.0, 1e-6);
+    }
+    assert_int_equal(opt_state_count(opt), 2);
+    opt_state_at(opt, 0, text, sizeof text);
+    assert_string_equal(text, "exp_avg.p");
+    opt_state_at(opt, 1, text, sizeof text);
+    assert_string_equal(text, "exp_avg_sq.p");
+    opt_free(opt);
+    opt_free(NULL);
+    ag_release(p);
+    ag_release(g);
+    ag_ctx_free(ctx);
+}
+
+/* Several tensors of odd sizes, a rate and a clip factor that change, against double. */
+static void test_adamw_definition(void **state)
+{
+    enum { T = 3, MOST = 4099 };
+    static double p[T][MOST], m[T][MOST], v[T][MOST];
+    static const char *const names[T] = {"a", "b", "c"};
+    const int64_t dims[T][2] = {{1, 1}, {17, 19}, {1, MOST}};
+    const opt_config c = {OPT_ADAMW, 0.8, 0.95, 1e-6, 0.1};
+    ag_ctx *ctx = check_ctx();
+    ag_tensor *params[T], *grads[T];
+    opt_optimizer *opt = NULL;
+    uint64_t seed = 3;
+
+    (void)state;
+    for (int t = 0; t < T; t++) {
+        params[t] = ag_full(ctx, AG_MODEL, 0.0, 2, dims[t]);
+        grads[t] = ag_full(ctx, AG_MODEL, 0.0, 2, dims[t]);
+        for (int64_t i = 0; i < ag_numel(params[t]); i++) {
+            p[t][i] = check_uniform(&seed, -1.0, 1.0);
+            ((float *)ag_data(params[t]))[i] = (float)p[t][i];
+        }
+    }
+    opt_new(&opt, ctx, &c, params, names, T);
+    for (int k = 1; k <= 6; k++) {
+        const double lr = 0.01 * k, scale = k == 4 ? 1.0 : 0.3;
+        for (int t = 0; t < T; t++)
+            for (int64_t i = 0; i < ag_numel(params[t]); i++) {
+                const double g = check_uniform(&seed, -2.0, 2.0);
+                ((float *)ag_data(grads[t]))[i] = (float)g;
+                p[t][i] *= 1.0 - lr * c.weight_decay;
+                m[t][i] = c.beta1 * m[t][i] + (1.0 - c.beta1) * g * scale;
+                v[t][i] = c.beta2 * v[t][i] + (1.0 - c.beta2) * g * scale * g * scale;
+                p[t][i] -= lr / (1.0 - pow(c.beta1, k)) * m[t][i] /
+                           (sqrt(v[t][i]) / sqrt(1.0 - pow(c.beta2, k)) + c.eps);
+            }
+        opt_update(ctx, opt, grads, k, lr, scale);
+    }
+    check_ok(ctx, "updates");
+    for (int t = 0; t < T; t++)
+        for (int64_t i = 0; i < ag_numel(params[t]); i++)
+            check_close(names[t], i, ((float *)ag_data(params[t]))[i], p[t][i], 2e-6, 2e-6);
+    opt_free(opt);
+    for (int t = 0; t < T; t++) {
+        ag_release(params[t]);
+        ag_release(grads[t]);
+    }
+    ag_ctx_free(ctx);
+}
+
+static void test_norm(void **state)
+{
+    enum { T = 300 }; /* more than are summed at a time */
+    ag_ctx *ctx = check_ctx();
+    ag_tensor *grads[T];
+    static char names[T][16];
+    const char *name_list[T];
+    uint64_t seed = 11;
+    double sum = 0.0, norm = 0.0, again = 0.0;
+
+    (void)state;
+    for (int t = 0; t < T; t++) {
+        grads[t] = ag_full(ctx, AG_MODEL, 0.0, 1, (int64_t[]){1 + t * 7 % 129});
+        snprintf(names[t], sizeof names[t], "g%d", t);
+        name_list[t] = names[t];
+        for (int64_t i = 0; i < ag_numel(grads[t]); i++) {
+            const double g = check_uniform(&seed, -1.0, 1.0);
+            ((float *)ag_data(grads[t]))[i] = (float)g;
+            sum += g * g;
+        }
+    }
+    opt_grad_norm(&norm, ctx, grads, name_list, T);
+    check_ok(ctx, "norm");
+    check_close("norm", 0, norm, sqrt(sum), 0.0, 1e-12);
+    opt_grad_norm(&again, ctx, grads, name_list, T);
+    assert_true(again == norm);
+
+    /* a million squares in float would be off by 4e-4 */
+    {
+        ag_tensor *one = ag_full(ctx, AG_MODEL, 0.1, 1, (int64_t[]){1 << 20});
+        opt_grad_norm(&norm, ctx, &one, name_list, 1);
+        check_close("norm of equals", 0, norm, 1024.0 * (double)0.1f, 0.0, 1e-12);
+        ag_release(one);
+    }
+    ((float *)ag_data(grads[270]))[0] = INFINITY;
+    ((float *)ag_data(grads[299]))[0] = NAN;
+    opt_grad_norm(&norm, ctx, grads, name_list, T);
+    assert_non_null(strstr(ag_message(ctx), "g270"));
+    check_failed(ctx, AG_ENUMERIC, "not finite");
+    for (int t = 0; t < T; t++)
+        ag_release(grads[t]);
+    ag_ctx_free(ctx);
+}
+
+static void test_clip_factor(void **state)
+{
+    (void)state;
+    check_close("clip", 0, opt_clip_factor(4.0, 1.0), 1.0 / 4.000001, 0.0, 1e-15);
+    assert_true(opt_clip_factor(0.5, 1.0) == 1.0);
+    assert_true(opt_clip_factor(0.0, 1.0) == 1.0);
+    assert_true(opt_clip_factor(1e9, 0.0) == 1.0);
+}
+
+static void test_average(void **state)
+{
+    const int64_t updates[] = {1, 2, 3, 10, 100, 1000};
+    const double decays[] = {0, .181818, .25, .526316, .917431, .991080};
+    ag_ctx *ctx = check_ctx();
+    ag_tensor *p = ag_full(ctx, AG_MODEL, 2.0, 1, (int64_t[]){33});
+    opt_ema *ema = NULL;
+    double want = 2.0;
+
+    (void)state;
+    for (int i = 0; i < 6; i++)
+        check_close("decay", updates[i], opt_ema_decay(0.9999, updates[i]), decays[i], 5e-7, 0.0);
+    assert_true(opt_ema_decay(0.9, 1000) == 0.9);
+    opt_ema_new(&ema, ctx, &p, 1, 0.5);
+    check_close("at first", 0, *(float *)ag_data(opt_ema_at(ema, 0)), 2.0, 0.0, 0.0);
+    for (int k = 1; k <= 20; k++) {
+        const double value = (float)(1.0 / k), d = opt_ema_decay(0.5, k);
+        ag_fill_(ctx, p, value);
+        opt_ema_update(ctx, ema, k);
+        want -= (1.0 - d) * (want - value);
+    }
+    check_ok(ctx, "average");
+    for (int i = 0; i < 33; i++)
+        check_close("shadow", i, ((float *)ag_data(opt_ema_at(ema, 0)))[i], want, 0.0, 1e-6);
+    opt_ema_free(ema);
+    opt_ema_free(NULL);
+    ag_release(p);
+    ag_ctx_free(ctx);
+}
+
+/* Refused memory anywhere leaves nothing behind. */
+static void test_refused_memory(void **state)
+{
+    const opt_config config = {OPT_ADAMW, 0.9, 0.999, 1e-8, 0.01};
+    const char *const names[] = {"a", "b"};
+    ag_ctx *ctx = check_ctx();
+    ag_tensor *params[2] = {ag_full(ctx, AG_MODEL, 1.0, 1, (int64_t[]){100}),
+                            ag_full(ctx, AG_MODEL, 1.0, 1, (int64_t[]){100})};
+    const size_t before = ag_bytes_now(ctx, AG_MODEL);
+    int n_refused = 0;
+
+    (void)state;
+    for (int64_t n = 0;; n++) {
+        opt_optimizer *opt = NULL;
+        opt_ema *ema = NULL;
+        ag_refuse_allocation(ctx, n, false);
+        if (opt_new(&opt, ctx, &config, params, names, 2) == AG_OK)
+            opt_ema_new(&ema, ctx, params, 2, 0.9);
+        ag_refuse_allocation(ctx, -1, false);
+        opt_free(opt);
+        opt_ema_free(ema);
+        assert_int_equal(ag_bytes_now(ctx, AG_MODEL), before);
+        if (ag_status_of(ctx) == AG_OK)
+            break;
+        check_failed(ctx, AG_ENOMEM, "optimizer");
+        n_refused++;
+    }
+    assert_true(n_refused > 8);
+    ag_release(params[0]);
+    ag_release(params[1]);
+    ag_ctx_free(ctx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_adamw_numbers), cmocka_unit_test(test_adamw_definition),
+        cmocka_unit_test(test_norm),          cmocka_unit_test(test_clip_factor),
+        cmocka_unit_test(test_average),       cmocka_unit_test(test_refused_memory),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,612 @@
+/* test_train_state.c - whole updates: ten-step trajectories of small models against PyTorch,
+ * diffusers and transformers (scripts/golden_training.py, in double), and what an update promises.
+ *
+ * K biases of CLIP's attention have a gradient of exactly zero (softmax does not see a shift), so
+ * AdamW makes steps of rounding noise there; they are left out of the comparison, here and in any
+ * other that is to mean something.
+ */
+#include "tests/train_check.h"
+
+#include "autograd/grad.h"
+#include "data/weights.h"
+#include "nn/init.h"
+#include "train/diffusion.h"
+#include "train/given.h"
+
+enum { K = 10, MAX_ROWS = 3, N_TOKENS = 77 };
+
+/* One thread: the models are so small that threads would do nothing but wait for each other. */
+static ag_ctx *one_thread(void)
+{
+    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = AG_CPU, .n_threads = 1});
+
+    assert_non_null(ctx);
+    check_ok(ctx, "a new context");
+    return ctx;
+}
+
+/* --- the cases of scripts/golden_training.py -------------------------------------------------- */
+
+typedef enum shape { SD1, SD2, FOUR } shape;
+
+typedef struct given_case {
+    const char *name;
+    shape model;
+    int64_t rows, height, width; /* 0: 2, 6, 10 */
+    data_prediction prediction;
+    bool zero_snr;
+    train_options options; /* fields that are 0 have the defaults of options_of() */
+    bool no_clip;
+} given_case;
+
+static const given_case CASES[] = {
+    {.name = "sd1"},
+    {.name = "sd2_v", .model = SD2, .prediction = DATA_V_PREDICTION},
+    {.name = "sd1_text", .options = {.train_text_encoder = true, .learning_rate = 3e-4}},
+    {.name = "sd2_v_text",
+     .model = SD2,
+     .prediction = DATA_V_PREDICTION,
+     .options = {.train_text_encoder = true, .learning_rate = 3e-4}},
+    {.name = "four",
+     .model = FOUR,
+     .rows = 3,
+     .height = 9,
+     .width = 6,
+     .options = {.learning_rate = 1e-4}},
+    {.name = "snr", .rows = 3, .options = {.snr_gamma = 5.0}},
+    {.name = "snr_v",
+     .rows = 3,
+     .options = {.snr_gamma = 5.0, .prediction_type = TRAIN_PREDICTION_V}},
+    {.name = "zero_snr_v",
+     .prediction = DATA_V_PREDICTION,
+     .zero_snr = true,
+     .options = {.snr_gamma = 5.0}},
+    {.name = "huber", .options = {.loss_type = AG_LOSS_HUBER}},
+    {.name = "smooth_l1", .options = {.loss_type = AG_LOSS_SMOOTH_L1, .huber_c = 0.5}},
+    {.name = "ema", .options = {.ema_decay = 0.6}},
+    {.name = "warmup", .options = {.lr_scheduler = OPT_CONSTANT_WITH_WARMUP, .lr_warmup_steps = 4}},
+    {.name = "linear",
+     .options = {.lr_scheduler = OPT_LINEAR, .lr_warmup_steps = 3, .max_train_steps = 8}},
+    {.name = "cosine", .options = {.lr_scheduler = OPT_COSINE, .lr_warmup_steps = 2}},
+    {.name = "restarts",
+     .options = {.lr_scheduler = OPT_COSINE_WITH_RESTARTS,
+                 .lr_warmup_steps = 1,
+                 .lr_num_cycles = 3}},
+    {.name = "polynomial",
+     .options = {.lr_scheduler = OPT_POLYNOMIAL,
+                 .lr_warmup_steps = 2,
+                 .max_train_steps = 7,
+                 .lr_power = 2.0}},
+    {.name = "piecewise",
+     .options = {.lr_scheduler = OPT_PIECEWISE_CONSTANT, .lr_step_rules = "1:3,0.1:6,0.01"}},
+    {.name = "clip", .options = {.max_grad_norm = 0.1, .adam_epsilon = 1e-3}},
+    {.name = "no_clip", .options = {.adam_epsilon = 1e-3}, .no_clip = true},
+    {.name = "adam",
+     .options =
+         {.adam_weight_decay = 0.5, .adam_beta1 = 0.8, .adam_beta2 = 0.95, .adam_epsilon = 1e-4}},
+    {.name = "one_row", .rows = 1},
+};
+enum { N_CASES = sizeof CASES / sizeof *CASES };
+
+static train_options options_of(const given_case *c)
+{
+    train_options o = c->options;
+
+    o.mixed_precision = o.mixed_precision ? o.mixed_precision : TRAIN_PRECISION_NO;
+    o.learning_rate = o.learning_rate > 0 ? o.learning_rate : 1e-3;
+    o.adam_beta1 = o.adam_beta1 > 0 ? o.adam_beta1 : 0.9;
+    o.adam_beta2 = o.adam_beta2 > 0 ? o.adam_beta2 : 0.999;
+    o.adam_weight_decay = o.adam_weight_decay > 0 ? o.adam_weight_decay : 1e-2;
+    o.adam_epsilon = o.adam_epsilon > 0 ? o.adam_epsilon : 1e-8;
+    o.max_grad_norm = c->no_clip ? 0.0 : o.max_grad_norm > 0 ? o.max_grad_norm : 1.0;
+    o.huber_c = o.huber_c > 0 ? o.huber_c : 0.1;
+    o.lr_num_cycles = o.lr_num_cycles > 0 ? o.lr_num_cycles : 1.0;
+    o.lr_power = o.lr_power > 0 ? o.lr_power : 1.0;
+    return o;
+}
+
+static nn_unet_config unet_of(shape model)
+{
+    nn_unet_config c = {.sample_size = 8,
+                        .in_channels = 4,
+                        .out_channels = 4,
+                        .n_levels = 2,
+                        .block_out_channels = {16, 32},
+                        .down_attention = {false, true},
+                        .up_attention = {true, false},
+                        .n_heads = {4, 4},
+                        .layers_per_block = 1,
+                        .transformer_layers_per_block = 1,
+                        .cross_attention_dim = 16,
+                        .norm_num_groups = 8,
+                        .norm_eps = 1e-5,
+                        .flip_sin_to_cos = true,
+                        .mid_block_scale_factor = 1.0};
+
+    if (model == SD2) {
+        c.n_heads[0] = 2;
+        c.use_linear_projection = true;
+    }
+    if (model == FOUR) {
+        c.n_levels = 4;
+        c.layers_per_block = 2;
+        c.cross_attention_dim = 24;
+        for (int i = 0; i < 4; i++) {
+            c.block_out_channels[i] = (const int64_t[]){16, 32, 48, 48}[i];
+            c.down_attention[i] = i < 3;
+            c.up_attention[i] = i > 0;
+            c.n_heads[i] = 4;
+        }
+    }
+    return c;
+}
+
+static nn_clip_config text_of(shape model)
+{
+    return (nn_clip_config){.vocab_size = 100,
+                            .hidden_size = model == FOUR ? 24 : 16,
+                            .intermediate_size = 37,
+                            .num_hidden_layers = 2,
+                            .num_attention_heads = model == FOUR ? 3 : 2,
+                            .max_position_embeddings = 77,
+                            .layer_norm_eps = 1e-5,
+                            .hidden_act = model == SD2 ? NN_GELU : NN_QUICK_GELU};
+}
+
+static pipe_model *model_of(ag_ctx *ctx, const given_case *c)
+{
+    const nn_unet_config unet = unet_of(c->model);
+    const nn_clip_config text = text_of(c->model);
+    data_schedule_config schedule;
+    pipe_model *m = NULL;
+
+    data_schedule_config_default(&schedule);
+    schedule.prediction_type = c->prediction;
+    schedule.rescale_betas_zero_snr = c->zero_snr;
+    pipe_new(&m, ctx, &unet, NULL, &text, &schedule, 0);
+    check_ok(ctx, "model");
+    nn_params_rule(ctx, pipe_params(m, DATA_UNET));
+    nn_params_rule(ctx, pipe_params(m, DATA_TEXT_ENCODER));
+    check_ok(ctx, "weights");
+    return m;
+}
+
+/* Everything given, by the rule; ends with free_given(). */
+static train_given given_of(const given_case *c)
+{
+    train_given g = {.n_updates = K,
+                     .n_rows = c->rows ? c->rows : 2,
+                     .channels = 4,
+                     .height = c->height ? c->height : 6,
+                     .width = c->width ? c->width : 10,
+                     .n_tokens = N_TOKENS};
+    const int64_t rows = K * g.n_rows, n = rows * g.channels * g.height * g.width;
+    float *latents = malloc((size_t)n * sizeof *latents),
+          *noise = malloc((size_t)n * sizeof *noise);
+    int64_t *steps = malloc((size_t)rows * sizeof *steps);
+    int64_t *ids = malloc((size_t)(rows * N_TOKENS) * sizeof *ids);
+    char name[64];
+
+    snprintf(name, sizeof name, "%s.latents", c->name);
+    nn_rule_input(name, sqrt(3.0), n, latents);
+    snprintf(name, sizeof name, "%s.noise", c->name);
+    nn_rule_input(name, sqrt(3.0), n, noise);
+    for (int64_t r = 0; r < rows; r++)
+        steps[r] = (97 * r + 13) % 1000;
+    for (int64_t i = 0; i < rows * N_TOKENS; i++)
+        ids[i] = (7 * i + 3) % 89;
+    g.latents = latents;
+    g.noise = noise;
+    g.timesteps = steps;
+    g.input_ids = ids;
+    return g;
+}
+
+static void free_given(train_given *g)
+{
+    free((void *)g->latents);
+    free((void *)g->noise);
+    free((void *)g->timesteps);
+    free((void *)g->input_ids);
+}
+
+/* --- comparing -------------------------------------------------------------------------------- */
+
+static data_weights *golden;
+
+/* Golden values CASE.NAME as doubles, for free(). */
+static double *want(ag_ctx *ctx, const char *name, const char *what, int64_t *n)
+{
+    char full[256];
+    const data_tensor *t;
+    double *values;
+    int64_t i;
+
+    snprintf(full, sizeof full, "%s.%s", name, what);
+    i = data_weights_find(golden, full);
+    if (i < 0)
+        fail_msg("there is no golden %s", full);
+    t = data_weights_at(golden, i);
+    values = calloc((size_t)t->n_values + 1, sizeof *values);
+    assert_non_null(values);
+    if (t->dtype == DATA_F64) {
+        data_weights_read(ctx, golden, i, values);
+    } else {
+        float *single = calloc((size_t)t->n_values + 1, sizeof *single);
+        data_weights_read_f32(ctx, golden, i, single);
+        for (int64_t k = 0; k < t->n_values; k++)
+            values[k] = single[k];
+        free(single);
+    }
+    check_ok(ctx, full);
+    *n = t->n_values;
+    return values;
+}
+
+static void compare_curve(ag_ctx *ctx, const char *name, const char *what, const double *got,
+                          double tolerance)
+{
+    int64_t n;
+    double *values = want(ctx, name, what, &n);
+    char full[128];
+
+    assert_int_equal(n, K);
+    snprintf(full, sizeof full, "%s.%s", name, what);
+    for (int64_t k = 0; k < K; k++)
+        check_close(full, k, got[k], values[k], 0.0, tolerance);
+    free(values);
+}
+
+static const train_state *sorted_state; /* qsort has no argument of ours */
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(sorted_state->names[*(const int64_t *)a],
+                  sorted_state->names[*(const int64_t *)b]);
+}
+
+static double norm_of(const float *a, const float *b, int64_t n)
+{
+    double sum = 0.0;
+
+    for (int64_t i = 0; i < n; i++)
+        sum += ((double)a[i] - (b ? b[i] : 0.0)) * ((double)a[i] - (b ? b[i] : 0.0));
+    return sqrt(sum);
+}
+
+/* The values of tensor i of a state, or of its average, in the published order; for free(). */
+static float *published(ag_ctx *ctx, const train_state *s, int64_t i, bool average)
+{
+    float *values = malloc((size_t)s->published[i]->numel * sizeof *values);
+
+    assert_non_null(values);
+    nn_param_publish(ctx, s->published[i], average ? opt_ema_at(s->ema, i) : s->params[i], values);
+    check_ok(ctx, s->names[i]);
+    return values;
+}
+
+/* What a parameter was filled with at first, for free(). */
+static float *first_values(const nn_param *p)
+{
+    float *values = malloc((size_t)p->numel * sizeof *values);
+
+    assert_non_null(values);
+    nn_rule_param(p->name, p->n_dims, p->dims, values);
+    return values;
+}
+
+static bool is_noise(const char *name)
+{
+    return strstr(name, "k_proj.bias") != NULL;
+}
+
+static void compare_norms(ag_ctx *ctx, const char *name, const train_state *s, const char *what,
+                          bool average)
+{
+    int64_t n, *order = malloc((size_t)s->n * sizeof *order);
+    double *norms = want(ctx, name, what, &n), *moved = NULL, worst = 0.0;
+
+    if (!average)
+        moved = want(ctx, name, "moved", &n);
+    assert_int_equal(n, s->n);
+    for (int64_t i = 0; i < s->n; i++)
+        order[i] = i;
+    sorted_state = s;
+    qsort(order, (size_t)s->n, sizeof *order, compare_names);
+    for (int64_t k = 0; k < s->n; k++) {
+        const int64_t i = order[k], numel = s->published[i]->numel;
+        float *values = published(ctx, s, i, average), *first = first_values(s->published[i]);
+        if (!is_noise(s->names[i])) {
+            check_close(s->names[i], k, norm_of(values, NULL, numel), norms[k], 0.0, 1e-5);
+            if (moved) {
+                /* what moves of rounding alone is small beside the tensor */
+                const double got = norm_of(values, first, numel);
+                check_close(s->names[i], k, got, moved[k], 1e-6 * norms[k], 2e-3);
+                worst = fmax(worst, fabs(got - moved[k]) / moved[k]);
+            }
+        }
+        free(values);
+        free(first);
+    }
+    if (moved)
+        printf("%s: way of a tensor off by %.1e at most\n", name, worst);
+    free(order);
+    free(norms);
+    free(moved);
+}
+
+/* Stored values CASE.PREFIX.NAME. */
+static void compare_values(ag_ctx *ctx, const char *name, const train_state *s, const char *prefix,
+                           double lr)
+{
+    for (int64_t i = 0; i < s->n; i++) {
+        char what[256], full[300];
+        float *got;
+        double *values;
+        int64_t n;
+        snprintf(what, sizeof what, "%s.%s", prefix, s->names[i]);
+        snprintf(full, sizeof full, "%s.%s", name, what);
+        if (data_weights_find(golden, full) < 0)
+            continue;
+        values = want(ctx, name, what, &n);
+        got = published(ctx, s, i, strcmp(prefix, "ema") == 0);
+        assert_int_equal(n, s->published[i]->numel);
+        for (int64_t k = 0; k < n; k++)
+            check_close(full, k, got[k], values[k], 1e-2 * lr, 1e-5);
+        free(got);
+        free(values);
+    }
+}
+
+static void check_case(const given_case *c)
+{
+    ag_ctx *ctx = one_thread();
+    pipe_model *model = model_of(ctx, c);
+    train_given given = given_of(c);
+    const train_options options = options_of(c);
+    double loss[K], grad_norm[K], lr[K];
+    train_state *state = NULL;
+
+    train_given_run(ctx, model, &options, &given, loss, grad_norm, lr, &state);
+    check_ok(ctx, c->name);
+    compare_curve(ctx, c->name, "lr", lr, 1e-12);
+    compare_curve(ctx, c->name, "loss", loss, 1e-5);
+    compare_curve(ctx, c->name, "grad_norm", grad_norm, 5e-5);
+    compare_norms(ctx, c->name, state, "norms", false);
+    compare_values(ctx, c->name, state, "value", options.learning_rate);
+    if (state->ema) {
+        compare_norms(ctx, c->name, state, "ema_norms", true);
+        compare_values(ctx, c->name, state, "ema", options.learning_rate);
+    }
+    train_state_free(state);
+    free_given(&given);
+    pipe_close(model);
+    ag_ctx_free(ctx);
+}
+
+static void test_trajectories(void **state)
+{
+    ag_ctx *ctx = one_thread();
+
+    (void)state;
+    data_weights_open(&golden, ctx, "tests/golden/train_given.safetensors");
+    check_ok(ctx, "golden values");
+    for (int i = 0; i < N_CASES; i++)
+        check_case(&CASES[i]);
+    data_weights_close(golden);
+    ag_ctx_free(ctx);
+}
+
+/* --- what an update promises ------------------------------------------------------------------ */
+
+typedef struct small {
+    ag_ctx *ctx;
+    pipe_model *model;
+    train_state *state;
+    train_given given;
+    pipe_noise noise;
+    train_diffusion diffusion;
+    ag_tensor *context; /* AG_MODEL */
+} small;
+
+static void make_small(small *s, bool checkpointing)
+{
+    static const given_case c = {.name = "sd1", .rows = 3};
+    const train_options o = options_of(&c);
+    const opt_config config = train_opt_config(&o);
+    const opt_schedule schedule = train_schedule(&o, K);
+    train_part part;
+    float *values;
+
+    *s = (small){.ctx = one_thread()};
+    s->model = model_of(s->ctx, &c);
+    s->given = given_of(&c);
+    part = (train_part){pipe_params(s->model, DATA_UNET), "unet."};
+    nn_params_train(s->ctx, part.params, NULL, true);
+    train_state_new(&s->state, s->ctx, &part, 1, &config, &schedule, o.max_grad_norm, 0.9);
+    pipe_noise_init(&s->noise, s->ctx, &s->model->schedule);
+    train_diffusion_init(&s->diffusion, &o, s->model->unet, &s->noise);
+    s->diffusion.unet_options.checkpointing = checkpointing;
+    s->context = ag_full(s->ctx, AG_MODEL, 0.0, 3, (int64_t[]){1, N_TOKENS, 16});
+    values = ag_data(s->context);
+    nn_rule_input("context", 1.0, ag_numel(s->context), values);
+    check_ok(s->ctx, "a small run");
+}
+
+static void free_small(small *s)
+{
+    train_state_free(s->state);
+    ag_release(s->context);
+    free_given(&s->given);
+    pipe_close(s->model);
+    ag_ctx_free(s->ctx);
+}
+
+/* The loss of n rows from `first` of update k, times weight, into the gradients. */
+static ag_status add_rows(small *s, int64_t k, int64_t first, int64_t n, double weight)
+{
+    const train_given *g = &s->given;
+    const int64_t size = g->channels * g->height * g->width, at = (k * g->n_rows + first) * size;
+    const int64_t dims[] = {n, g->height, g->width, g->channels};
+    const ag_scope scope = ag_scope_open(s->ctx);
+    ag_tensor *context = ag_broadcast(s->ctx, s->context, 3, (int64_t[]){n, N_TOKENS, 16});
+    const train_rows rows = {.n = n,
+                             .latents = ag_from_f32(s->ctx, g->latents + at, 4, dims),
+                             .noise = ag_from_f32(s->ctx, g->noise + at, 4, dims),
+                             .timesteps = g->timesteps + k * g->n_rows + first,
+                             .context = context};
+    ag_tensor *losses = train_diffusion_loss(s->ctx, &s->diffusion, &rows);
+
+    if (losses)
+        train_state_add(s->ctx, s->state, ag_mean(s->ctx, losses, AG_ALL_AXES, false), weight);
+    ag_scope_close(s->ctx, scope, NULL);
+    return ag_status_of(s->ctx);
+}
+
+static void same_state(const small *a, const small *b)
+{
+    for (int64_t i = 0; i < a->state->n; i++)
+        assert_memory_equal(ag_data(a->state->params[i]), ag_data(b->state->params[i]),
+                            ag_nbytes(a->state->params[i]));
+}
+
+/* Gradients, not values after an update: AdamW makes whole steps of the rounding of small ones. */
+static void near_gradients(const small *a, const small *b)
+{
+    for (int64_t i = 0; i < a->state->n; i++) {
+        const float *x = ag_data(a->state->grads[i]), *y = ag_data(b->state->grads[i]);
+        for (int64_t k = 0; k < ag_numel(a->state->grads[i]); k++)
+            check_close(a->state->names[i], k, x[k], y[k], 1e-6, 1e-5);
+    }
+}
+
+/* Three rows at once, or two and then one with their shares: the same gradients but for rounding.
+ * With blocks computed again in the backward pass: the same bits. */
+static void test_accumulation_and_recompute(void **state)
+{
+    small a, b, c;
+    train_update update;
+
+    (void)state;
+    make_small(&a, false);
+    make_small(&b, false);
+    make_small(&c, true);
+    for (int64_t k = 0; k < 3; k++) {
+        add_rows(&a, k, 0, 3, 1.0);
+        if (k == 0) {
+            add_rows(&b, k, 0, 2, 2.0 / 3.0);
+            add_rows(&b, k, 2, 1, 1.0 / 3.0);
+            check_ok(b.ctx, "in two parts");
+            near_gradients(&a, &b);
+        }
+        train_state_update(&update, a.ctx, a.state);
+        check_ok(a.ctx, "at once");
+        add_rows(&c, k, 0, 3, 1.0);
+        train_state_update(&update, c.ctx, c.state);
+        check_ok(c.ctx, "computed again");
+    }
+    assert_int_equal(a.state->update, 3);
+    same_state(&a, &c);
+    free_small(&a);
+    free_small(&b);
+    free_small(&c);
+}
+
+/* A gradient that is not finite changes nothing and names its tensor. */
+static void test_nonfinite_gradient(void **state)
+{
+    small a, b;
+    train_update update;
+
+    (void)state;
+    make_small(&a, false);
+    make_small(&b, false);
+    add_rows(&a, 0, 0, 3, 1.0);
+    ((float *)ag_data(a.state->grads[5]))[2] = NAN;
+    train_state_update(&update, a.ctx, a.state);
+    assert_non_null(strstr(ag_message(a.ctx), a.state->names[5]));
+    check_failed(a.ctx, AG_ENUMERIC, "update");
+    assert_int_equal(a.state->update, 0);
+    same_state(&a, &b);
+    free_small(&a);
+    free_small(&b);
+}
+
+/* Nothing to train, and a schedule that cannot be, are refused. */
+static void test_refusals(void **state)
+{
+    small a;
+    train_part part;
+    const opt_config config = {OPT_ADAMW, 0.9, 0.999, 1e-8, 0.01};
+    opt_schedule schedule = {.kind = OPT_CONSTANT, .lr = 1e-3};
+    train_state *other = NULL;
+    double loss[K], norm[K], lr[K];
+    static const given_case c = {.name = "sd1"};
+    const train_options options = options_of(&c);
+
+    (void)state;
+    make_small(&a, false);
+    part = (train_part){pipe_params(a.model, DATA_TEXT_ENCODER), "text_encoder."};
+    train_state_new(&other, a.ctx, &part, 1, &config, &schedule, 1.0, 0.0);
+    check_failed_with(a.ctx, AG_EINVAL, "nothing to train");
+    schedule.lr = NAN;
+    train_state_new(&other, a.ctx, &part, 1, &config, &schedule, 1.0, 0.0);
+    check_failed_with(a.ctx, AG_EINVAL, "learning rate");
+    assert_null(other);
+    a.given.channels = 3;
+    train_given_run(a.ctx, a.model, &options, &a.given, loss, norm, lr, NULL);
+    check_failed_with(a.ctx, AG_ESHAPE, "3 channels");
+    a.given.channels = 4;
+    ((int64_t *)a.given.timesteps)[4] = 1000;
+    train_given_run(a.ctx, a.model, &options, &a.given, loss, norm, lr, NULL);
+    check_failed_with(a.ctx, AG_EINVAL, "timestep 1000");
+    ((int64_t *)a.given.timesteps)[4] = 1;
+    ((float *)a.given.latents)[700] = INFINITY; /* of update 1 */
+    train_given_run(a.ctx, a.model, &options, &a.given, loss, norm, lr, NULL);
+    check_failed_with(a.ctx, AG_ENUMERIC, "update 1");
+    free_small(&a);
+}
+
+/* Memory refused anywhere in an update: an error, nothing lost, and the next update can be made. */
+static void test_refused_memory(void **state)
+{
+    small a;
+    train_update update;
+    size_t before;
+    int64_t n_refused = 0;
+
+    (void)state;
+    make_small(&a, false);
+    add_rows(&a, 0, 0, 2, 1.0);
+    train_state_update(&update, a.ctx, a.state);
+    check_ok(a.ctx, "one update");
+    before = ag_bytes_now(a.ctx, AG_MODEL);
+    for (int64_t n = 0;; n += 1 + n / 8) {
+        ag_refuse_allocation(a.ctx, n, false);
+        if (add_rows(&a, 0, 0, 2, 1.0) == AG_OK)
+            train_state_update(&update, a.ctx, a.state);
+        ag_refuse_allocation(a.ctx, -1, false);
+        assert_int_equal(ag_bytes_now(a.ctx, AG_STEP), 0);
+        assert_int_equal(ag_bytes_now(a.ctx, AG_SCRATCH), 0);
+        if (ag_status_of(a.ctx) == AG_OK)
+            break;
+        check_failed(a.ctx, AG_ENOMEM, "an update");
+        n_refused++;
+    }
+    assert_true(n_refused > 20);
+    assert_int_equal(ag_bytes_now(a.ctx, AG_MODEL), before);
+    free_small(&a);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_trajectories),
+        cmocka_unit_test(test_accumulation_and_recompute),
+        cmocka_unit_test(test_nonfinite_gradient),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_refused_memory),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
