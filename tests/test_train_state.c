@@ -397,6 +397,32 @@ static void test_trajectories(void **state)
     ag_ctx_free(ctx);
 }
 
+/* The same in bf16: activations carry 8 bits, values, moments and sums stay f32. */
+static void test_trajectory_bf16(void **state)
+{
+    ag_ctx *ctx = one_thread();
+
+    (void)state;
+    data_weights_open(&golden, ctx, "tests/golden/train_given.safetensors");
+    check_ok(ctx, "golden values");
+    for (int i = 0; i < 5; i++) {
+        const given_case *c = &CASES[i];
+        pipe_model *model = model_of(ctx, c);
+        train_given given = given_of(c);
+        train_options options = options_of(c);
+        double loss[K], grad_norm[K], lr[K];
+        options.mixed_precision = TRAIN_PRECISION_BF16;
+        train_given_run(ctx, model, &options, &given, loss, grad_norm, lr, NULL);
+        check_ok(ctx, c->name);
+        compare_curve(ctx, c->name, "loss", loss, 1e-2);
+        compare_curve(ctx, c->name, "grad_norm", grad_norm, 2e-2);
+        free_given(&given);
+        pipe_close(model);
+    }
+    data_weights_close(golden);
+    ag_ctx_free(ctx);
+}
+
 /* --- what an update promises ------------------------------------------------------------------ */
 
 typedef struct small {
@@ -602,6 +628,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_trajectories),
+        cmocka_unit_test(test_trajectory_bf16),
         cmocka_unit_test(test_accumulation_and_recompute),
         cmocka_unit_test(test_nonfinite_gradient),
         cmocka_unit_test(test_refusals),
