@@ -82,7 +82,8 @@ ag_status ag_apply_all(ag_ctx *ctx, const ag_op *op, ag_tensor *const *in, const
 /* Workspace until the running op returns; NULL (and failed) when refused. 64-byte aligned. */
 void *ag_scratch(ag_ctx *ctx, size_t bytes);
 
-/* The CPU back end's state (threads, primitive caches); NULL on other devices. */
+/* The CPU back end's state (threads, primitive caches); on AG_META too, for what kernels would need; NULL on
+ * AG_CUDA. */
 struct cpu_state;
 struct cpu_state *ag_cpu(ag_ctx *ctx);
 

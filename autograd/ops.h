@@ -153,7 +153,7 @@ ag_tensor *ag_normal(ag_ctx *ctx, ag_tensor *keys, int n_dims, const int64_t *di
 /* --- changing tensors in place: no gradient, recording must not see them ------------------------ */
 
 /* AdamW over one tensor (Loshchilov & Hutter 2019; PyTorch's formula). p, m, v, g f32 of one shape;
- * scalars f32 [8] = {lr, beta1, beta2, eps, weight_decay, 1-beta1^t, 1-beta2^t, grad_scale}; grad_scale
+ * scalars f64 [8] = {lr, beta1, beta2, eps, weight_decay, 1-beta1^t, 1-beta2^t, grad_scale}; grad_scale
  * multiplies g first (clipping); a grad_scale of 0 with a non-finite g leaves p, m and v alone. */
 ag_tensor *ag_adamw_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *v, ag_tensor *g, ag_tensor *scalars);
 ag_tensor *ag_add_(ag_ctx *ctx, ag_tensor *y, ag_tensor *x);      /* y += x, y f32 */

@@ -1,6 +1,8 @@
 /* main.c - agewright COMMAND ... : the list of commands and nothing else. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/command.h"
 #include "autograd/version.h"
@@ -19,6 +21,17 @@ const cli_command cli_commands[] = {
     {NULL, NULL, NULL},
 };
 
+/* OpenMP's threads wait for work by spinning, which on a machine with other work takes the processor from
+ * those who have some, and ours wait for those. The runtime reads its setting before main() begins; hence the
+ * second start. A setting of the user's own stays. */
+static void calm_waiting_threads(char *const *argv)
+{
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
+        return;
+    if (setenv("GOMP_SPINCOUNT", "10000", 1) == 0)
+        execv("/proc/self/exe", argv); /* when that fails, all is as it was, only busier */
+}
+
 static void print_usage(FILE *to)
 {
     fprintf(to, "agewright %s: train and run models of how a face ages\n\nusage: agewright COMMAND [flags]\n\n",
@@ -35,6 +48,7 @@ int main(int argc, char **argv)
     const char *near;
     int n = 0;
 
+    calm_waiting_threads(argv);
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
         print_usage(argc < 2 ? stderr : stdout);
         return argc < 2 ? CLI_EXIT_USAGE : CLI_EXIT_OK;

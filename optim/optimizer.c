@@ -45,7 +45,7 @@ ag_status opt_new(opt_optimizer **out, ag_ctx *ctx, const opt_config *config, ag
     opt->names = names;
     opt->n = n;
     opt->slots = ag_new(ctx, (size_t)(N_SLOTS * n), sizeof *opt->slots, "optimizer");
-    opt->scalars = ag_empty(ctx, AG_MODEL, AG_F32, 1, (int64_t[]){N_SCALARS});
+    opt->scalars = ag_empty(ctx, AG_MODEL, AG_F64, 1, (int64_t[]){N_SCALARS});
     for (int s = 0; s < N_SLOTS && opt->slots && opt->scalars; s++)
         if (zeros_like(opt->slots + s * n, ctx, params, n) != AG_OK)
             break;
@@ -73,10 +73,8 @@ ag_status opt_update(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, i
 {
     const opt_config *c = &opt->config;
     const double t = (double)update;
-    const float scalars[N_SCALARS] = {
-        (float)lr, (float)c->beta1, (float)c->beta2, (float)c->eps, (float)c->weight_decay,
-        (float)(1.0 - pow(c->beta1, t)), (float)(1.0 - pow(c->beta2, t)), (float)grad_scale,
-    };
+    const double scalars[N_SCALARS] = {lr,        c->beta1,        c->beta2,        c->eps, c->weight_decay,
+                                       1.0 - pow(c->beta1, t), 1.0 - pow(c->beta2, t), grad_scale};
     const bool was = ag_record(ctx, false);
 
     ag_write(ctx, opt->scalars, scalars, sizeof scalars);

@@ -103,6 +103,20 @@ ag_status pipe_load_component(ag_ctx *ctx, nn_params *params, data_weights *weig
     return status;
 }
 
+/* Name the first tensor that no component takes, and count the rest. */
+static ag_status unknown_tensor(ag_ctx *ctx, const data_weights *weights, const data_single *single, int64_t first)
+{
+    int64_t more = 0;
+
+    for (int64_t i = first + 1; i < data_weights_count(weights); i++) {
+        const data_tensor *t = data_weights_at(weights, i);
+        data_key keys[3];
+        more += data_single_to_folder(keys, single, t->name, t->n_dims) < 0;
+    }
+    return ag_fail(ctx, AG_EDATA, "%s: %s belongs to no part of the model that we know, nor do %lld more",
+                   data_weights_path(weights), data_weights_at(weights, first)->name, (long long)more);
+}
+
 ag_status pipe_load_single(ag_ctx *ctx, nn_params *params, data_weights *weights, const data_single *single,
                            data_component component)
 {
@@ -116,6 +130,8 @@ ag_status pipe_load_single(ag_ctx *ctx, nn_params *params, data_weights *weights
         const data_tensor *t = data_weights_at(weights, i);
         data_key keys[3];
         const int n = data_single_to_folder(keys, single, t->name, t->n_dims);
+        if (n < 0)
+            status = unknown_tensor(ctx, weights, single, i);
         for (int k = 0; k < n && status == AG_OK; k++)
             if (keys[k].component == component)
                 status = add_piece(&p, ctx, weights, i, keys[k].name, keys[k].part, keys[k].n_parts);

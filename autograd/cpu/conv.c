@@ -95,7 +95,7 @@ static conv_choice choose(cpu_state *state, const cpu_conv *c, cpu_conv_pass pas
                c->dilation == 1) {
         choice.winograd = pass == CPU_CONV_FORWARD ? winograd_forward_shape(c)
                                                    : winograd_backward_shape(c);
-        choice.side = winograd_choose(&choice.winograd, (int)cpu_state_isa(state));
+        choice.side = winograd_choose(&choice.winograd);
         if (choice.side)
             choice.algorithm = CONV_WINOGRAD;
     }

@@ -24,10 +24,11 @@ void conv_im2col_backward_weights(float *dw, const cpu_conv *conv, const float *
  * pixel (oy,ox) at input pixel (oy + ky - top, ox + kx - left). top and left may be negative. */
 typedef struct winograd_shape {
     int64_t n, h, w, c_in, oh, ow, c_out, top, left;
-    /* weight (o, ky, kx, i) of the correlation stands at w[o * o_step + tap * tap_step + i * i_step]
-     * with tap = 3 ky + kx, or 8 - that when flipped. One of o_step and i_step is 1. */
+    /* Weight (o, tap, i) of the correlation, tap = 3 ky + kx, stands at
+     *   forward   w[o * o_step + tap * tap_step + i]
+     *   backward  w[o + (8 - tap) * tap_step + i * i_step] */
     int64_t o_step, i_step, tap_step;
-    bool flipped;
+    bool backward;
 } winograd_shape;
 
 winograd_shape winograd_forward_shape(const cpu_conv *conv);
@@ -39,7 +40,7 @@ void winograd_run(float *out, const winograd_shape *s, int side, const float *in
                   const float *bias, void *scratch, int isa, int n_threads);
 
 /* The side that is faster for this shape, or 0 when im2col is. */
-int winograd_choose(const winograd_shape *s, int isa);
+int winograd_choose(const winograd_shape *s);
 
 /* The transforms for one side, by instruction set. Vectors lie along channels. Sizes: a tile is
  * (side + 2)^2 inputs and side^2 outputs; P = (side + 2)^2 products. */
@@ -47,7 +48,7 @@ typedef struct winograd_kernels {
     /* v[p * v_step + c] for c < n, from the tile's pixels in[0..P) (each n channels) */
     void (*input)(float *v, int64_t v_step, const float *const *in, int64_t n);
     /* u[p * u_step + (panel * n_k + k) * nr + o % nr] for o < n_out, k < n_k, panel = o / nr; the
-     * last panel is filled up with zeros */
+     * last panel is filled up with zeros. */
     void (*weights)(float *u, int64_t u_step, const float *w, const winograd_shape *s,
                     int64_t n_out, int64_t n_k);
     /* out[side * r + c][0..n) = sums of m[p * m_step + ..] + bias; NULL where a pixel is outside */

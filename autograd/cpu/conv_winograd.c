@@ -23,12 +23,17 @@
 #include <omp.h>
 #include <string.h>
 
+/* With many tiles a transformed weight is used often, from the third-level cache; with few it is
+ * used once or twice, so its block stays in the second level. */
+enum { MANY_TILES = 48, K_MANY = 384, K_FEW = 128, O_MANY = 64, O_FEW = 32 };
+
 enum {
-    GROUP_BYTES = 12 << 20, /* of V */
-    U_KEPT_BYTES = 2600 << 10,
-    K_BLOCK = 128,
-    O_BLOCK = 32,
-    CHUNK_TILES = 128,
+    GROUP_BYTES = 10 << 20,  /* of V, but at least GROUP_TILES tiles */
+    GROUP_TILES = 64,
+    U_WHOLE_BYTES = 3 << 20, /* of U, for all channels of an o block */
+    CHUNK_WHOLE = 64,        /* tiles in a chunk: M stays in the second-level cache, U is kept */
+    CHUNK_PARTS = 128,       /* U is made again for every chunk, so larger ones */
+    STEP_PAD = 16, /* floats between the P matrices: else all P lie at the same place of a cache */
     MAX_PRODUCTS = 36,
     MAX_OUTPUTS = 16,
     MIN_CHANNELS = 16
@@ -49,7 +54,7 @@ winograd_shape winograd_forward_shape(const cpu_conv *c)
     return (winograd_shape){.n = c->n, .h = c->h, .w = c->w, .c_in = c->c,
                             .oh = cpu_conv_out_h(c), .ow = cpu_conv_out_w(c), .c_out = c->o,
                             .top = c->pad_top, .left = c->pad_left,
-                            .o_step = 9 * c->c, .i_step = 1, .tap_step = c->c, .flipped = false};
+                            .o_step = 9 * c->c, .i_step = 1, .tap_step = c->c};
 }
 
 /* dx is the correlation of dy with the taps turned around: dy at iy + top - ky. */
@@ -58,7 +63,7 @@ winograd_shape winograd_backward_shape(const cpu_conv *c)
     return (winograd_shape){.n = c->n, .h = cpu_conv_out_h(c), .w = cpu_conv_out_w(c), .c_in = c->o,
                             .oh = c->h, .ow = c->w, .c_out = c->c,
                             .top = 2 - c->pad_top, .left = 2 - c->pad_left,
-                            .o_step = 1, .i_step = 9 * c->c, .tap_step = c->c, .flipped = true};
+                            .o_step = 1, .i_step = 9 * c->c, .tap_step = c->c, .backward = true};
 }
 
 typedef struct winograd_plan {
@@ -70,47 +75,85 @@ typedef struct winograd_plan {
     int64_t group, chunk;        /* tiles */
     int64_t kb, n_k;             /* channels in a block, blocks */
     int64_t ob, n_o;
-    bool keep_u;
+    bool whole_u; /* U of all channels is there before it is used, and kept for the next chunk */
     size_t v_bytes, zero_bytes, u_bytes, m_bytes; /* u and m per thread */
 } winograd_plan;
+
+/* Floats from one of the P matrices to the next. */
+static int64_t v_step(const winograd_plan *p, int64_t in_group)
+{
+    return in_group * p->kb + STEP_PAD;
+}
+
+static int64_t u_step(const winograd_plan *p)
+{
+    return p->ob * p->kb + STEP_PAD;
+}
+
+static int64_t m_step(const winograd_plan *p, int64_t n_tiles)
+{
+    return n_tiles * p->ob + STEP_PAD;
+}
+
+static size_t bytes_of(const winograd_plan *p, int64_t blocks, int64_t step)
+{
+    return gemm_round64((size_t)(p->n_products * blocks * step) * sizeof(float));
+}
+
+static const winograd_kernels *transforms_of(int side, int isa)
+{
+#if defined(__x86_64__)
+    if (isa >= CPU_ISA_AVX512)
+        return side == 4 ? &winograd4_avx512 : &winograd2_avx512;
+    if (isa >= CPU_ISA_AVX2)
+        return side == 4 ? &winograd4_avx2 : &winograd2_avx2;
+#endif
+    (void)isa;
+    return side == 4 ? &winograd4_portable : &winograd2_portable;
+}
+
+/* How o blocks, k blocks and U come out for blocks of `ob` outputs. */
+static void plan_blocks(winograd_plan *p, int64_t ob)
+{
+    const int nr = p->products->nr;
+
+    p->ob = least(ob, ceil_div(p->s->c_out, nr) * nr);
+    p->n_o = ceil_div(p->s->c_out, p->ob);
+    p->u_bytes = bytes_of(p, p->n_k, u_step(p));
+    p->whole_u = p->n_k == 1 || p->u_bytes <= U_WHOLE_BYTES;
+    if (!p->whole_u)
+        p->u_bytes = bytes_of(p, 1, u_step(p));
+}
 
 static winograd_plan plan_of(const winograd_shape *s, int side, int isa, int n_threads)
 {
     winograd_plan p = {.s = s, .side = side, .size = side + 2,
-                       .n_products = (side + 2) * (side + 2), .products = gemm_kernels_of(isa)};
-    int64_t group_chunks;
-    size_t u_all;
+                       .n_products = (side + 2) * (side + 2), .products = gemm_kernels_of(isa),
+                       .transforms = transforms_of(side, isa)};
+    int64_t chunks, group;
+    bool many;
 
-#if defined(__x86_64__)
-    if (isa >= CPU_ISA_AVX512)
-        p.transforms = side == 4 ? &winograd4_avx512 : &winograd2_avx512;
-    else if (isa >= CPU_ISA_AVX2)
-        p.transforms = side == 4 ? &winograd4_avx2 : &winograd2_avx2;
-    else
-#endif
-        p.transforms = side == 4 ? &winograd4_portable : &winograd2_portable;
     p.down = ceil_div(s->oh, side);
     p.across = ceil_div(s->ow, side);
     p.tiles = s->n * p.down * p.across;
-    p.n_k = ceil_div(s->c_in, K_BLOCK);
+    many = p.tiles >= MANY_TILES;
+    p.n_k = ceil_div(s->c_in, many ? K_MANY : K_FEW);
     p.kb = ceil_div(ceil_div(s->c_in, p.n_k), 8) * 8;
     p.n_k = ceil_div(s->c_in, p.kb);
-    p.ob = least(O_BLOCK, ceil_div(s->c_out, p.products->nr) * p.products->nr);
-    p.n_o = ceil_div(s->c_out, p.ob);
-    u_all = (size_t)(p.n_products * p.kb * p.n_k * p.ob) * sizeof(float);
-    p.keep_u = u_all <= U_KEPT_BYTES;
-    p.u_bytes = gemm_round64(p.keep_u ? u_all : u_all / (size_t)p.n_k);
+    plan_blocks(&p, many ? O_MANY : O_FEW);
 
-    p.group = GROUP_BYTES / (int64_t)sizeof(float) / (p.n_products * p.kb * p.n_k);
-    p.group = p.group < CHUNK_TILES ? CHUNK_TILES : p.group / CHUNK_TILES * CHUNK_TILES;
-    p.group = least(p.group, p.tiles);
-    group_chunks = ceil_div(p.group, CHUNK_TILES);
-    while (p.n_o * group_chunks < 4 * n_threads && p.group / group_chunks > 32)
-        group_chunks++;
-    p.chunk = ceil_div(p.group, group_chunks);
-    p.v_bytes = gemm_round64((size_t)(p.n_products * p.kb * p.n_k * p.group) * sizeof(float));
+    group = GROUP_BYTES / (int64_t)sizeof(float) / (p.n_products * p.kb * p.n_k);
+    group = group < GROUP_TILES ? GROUP_TILES : group;
+    p.group = ceil_div(p.tiles, ceil_div(p.tiles, group));
+    chunks = ceil_div(p.group, p.whole_u ? CHUNK_WHOLE : CHUNK_PARTS);
+    if (p.n_o * chunks < 4 * n_threads)
+        plan_blocks(&p, O_FEW);
+    while (p.n_o * chunks < 4 * n_threads && p.group / chunks > 32)
+        chunks++;
+    p.chunk = ceil_div(p.group, chunks);
+    p.v_bytes = bytes_of(&p, p.n_k, v_step(&p, p.group));
+    p.m_bytes = bytes_of(&p, 1, m_step(&p, p.chunk));
     p.zero_bytes = gemm_round64((size_t)s->c_in * sizeof(float));
-    p.m_bytes = gemm_round64((size_t)(p.n_products * p.chunk * p.ob) * sizeof(float));
     return p;
 }
 
@@ -149,13 +192,13 @@ static void transform_input(const winograd_plan *p, float *v, int64_t at, int64_
             pixels[i] =
                 inside ? in + ((place.image * s->h + y) * s->w + x) * s->c_in + first : zeros;
         }
-        p->transforms->input(v + (k * p->n_products * in_group + at) * p->kb, in_group * p->kb,
-                             pixels, n);
+        p->transforms->input(v + k * p->n_products * v_step(p, in_group) + at * p->kb,
+                             v_step(p, in_group), pixels, n);
     }
 }
 
 static void transform_output(const winograd_plan *p, float *out, const float *m, int64_t tile,
-                             int64_t m_step, const float *bias, int64_t o, int64_t n_o)
+                             int64_t step, const float *bias, int64_t o, int64_t n_o)
 {
     const winograd_shape *s = p->s;
     const tile_place place = place_of(p, tile);
@@ -167,34 +210,31 @@ static void transform_output(const winograd_plan *p, float *out, const float *m,
                         ? out + ((place.image * s->oh + y) * s->ow + x) * s->c_out + o
                         : NULL;
     }
-    p->transforms->output(pixels, m, m_step, bias ? bias + o : NULL, n_o);
+    p->transforms->output(pixels, m, step, bias ? bias + o : NULL, n_o);
 }
 
-/* M += V U for one block of k, all P products; tiles of the chunk in about equal panels. */
+/* M += V U of one product and one block of k; tiles in about equal panels. */
 static void multiply(const winograd_plan *p, float *m, const float *v, const float *u,
-                     int64_t n_tiles, int64_t in_group, int64_t n_o, int64_t n_k, bool first)
+                     int64_t n_tiles, int64_t n_o, int64_t n_k, bool first)
 {
     const int nr = p->products->nr;
     const int64_t panels = ceil_div(n_tiles, p->products->mr), rows = ceil_div(n_tiles, panels);
     float *c[GEMM_MAX_MR];
 
-    for (int i = 0; i < p->n_products; i++) {
-        const float *a = v + i * in_group * p->kb, *b = u + i * p->ob * p->kb;
-        float *to = m + i * n_tiles * p->ob;
-        for (int64_t o = 0; o < n_o; o += nr)
-            for (int64_t t = 0; t < n_tiles; t += rows) {
-                const int here = (int)least(rows, n_tiles - t);
-                for (int r = 0; r < here; r++)
-                    c[r] = to + (t + r) * p->ob + o;
-                p->products->tile_rows(here, least(nr, n_o - o), n_k, a + t * p->kb, p->kb,
-                                       b + o * n_k, c, 1.0f, first ? 0.0f : 1.0f, NULL);
-            }
+    for (int64_t t = 0; t < n_tiles; t += rows) {
+        const int here = (int)least(rows, n_tiles - t);
+        for (int64_t o = 0; o < n_o; o += nr) {
+            for (int r = 0; r < here; r++)
+                c[r] = m + (t + r) * p->ob + o;
+            p->products->tile_rows(here, least(nr, n_o - o), n_k, v + t * p->kb, p->kb, u + o * n_k,
+                                   c, 1.0f, first ? 0.0f : 1.0f, NULL);
+        }
     }
 }
 
 typedef struct winograd_worker {
     float *u, *m;
-    int64_t kept_o; /* the o block that u holds; -1: none */
+    int64_t kept_o; /* the o block that a whole u holds; -1: none */
 } winograd_worker;
 
 /* Tiles first.. of the group (which begins at tile `group`) times one o block. */
@@ -204,21 +244,30 @@ static void run_unit(const winograd_plan *p, winograd_worker *worker, float *out
 {
     const winograd_shape *s = p->s;
     const int64_t n_tiles = least(p->chunk, in_group - first), o = o_block * p->ob;
-    const int64_t n_o = least(p->ob, s->c_out - o), u_block = p->n_products * p->kb * p->ob;
-    const bool have_u = p->keep_u && worker->kept_o == o_block;
+    const int64_t n_o = least(p->ob, s->c_out - o), n = p->n_products;
+    /* all channels of a product, then the next product; or a block of channels of all products */
+    const int64_t outer = p->whole_u ? n : p->n_k, inner = p->whole_u ? p->n_k : n;
 
-    for (int64_t k = 0; k < p->n_k; k++) {
-        const int64_t k0 = k * p->kb, n_k = least(p->kb, s->c_in - k0);
-        float *u = worker->u + (p->keep_u ? k * u_block : 0);
-        if (!have_u)
-            p->transforms->weights(u, p->ob * p->kb, w + o * s->o_step + k0 * s->i_step, s, n_o, n_k);
-        multiply(p, worker->m, v + (k * p->n_products * in_group + first) * p->kb, u, n_tiles,
-                 in_group, n_o, n_k, k == 0);
-    }
+    for (int64_t k = 0; p->whole_u && worker->kept_o != o_block && k < p->n_k; k++)
+        p->transforms->weights(worker->u + k * n * u_step(p), u_step(p),
+                               w + o * s->o_step + k * p->kb * s->i_step, s, n_o,
+                               least(p->kb, s->c_in - k * p->kb));
     worker->kept_o = o_block;
+    for (int64_t a = 0; a < outer; a++)
+        for (int64_t b = 0; b < inner; b++) {
+            const int64_t i = p->whole_u ? a : b, k = p->whole_u ? b : a;
+            const int64_t n_k = least(p->kb, s->c_in - k * p->kb);
+            const float *u = worker->u + ((p->whole_u ? k * n : 0) + i) * u_step(p);
+            if (!p->whole_u && i == 0)
+                p->transforms->weights(worker->u, u_step(p),
+                                       w + o * s->o_step + k * p->kb * s->i_step, s, n_o, n_k);
+            multiply(p, worker->m + i * m_step(p, n_tiles),
+                     v + (k * n + i) * v_step(p, in_group) + first * p->kb, u, n_tiles, n_o, n_k,
+                     k == 0);
+        }
     for (int64_t t = 0; t < n_tiles; t++)
-        transform_output(p, out, worker->m + t * p->ob, group + first + t, n_tiles * p->ob, bias, o,
-                         n_o);
+        transform_output(p, out, worker->m + t * p->ob, group + first + t, m_step(p, n_tiles), bias,
+                         o, n_o);
 }
 
 void winograd_run(float *out, const winograd_shape *s, int side, const float *in, const float *w,
@@ -248,10 +297,15 @@ void winograd_run(float *out, const winograd_shape *s, int side, const float *in
     }
 }
 
-int winograd_choose(const winograd_shape *s, int isa)
+/* Multiply-adds per pair of channels, with what the transforms of a weight take, in the time of as
+ * many multiply-adds (measured on layers whose weights come from memory). */
+int winograd_choose(const winograd_shape *s)
 {
-    (void)isa;
-    if (s->c_in < MIN_CHANNELS)
+    const double cost4 = 36.0 * (double)(s->n * ceil_div(s->oh, 4) * ceil_div(s->ow, 4)) + 290.0;
+    const double cost2 = 16.0 * (double)(s->n * ceil_div(s->oh, 2) * ceil_div(s->ow, 2)) + 250.0;
+    const double patches = 9.9 * (double)(s->n * s->oh * s->ow) + 150.0;
+
+    if (s->c_in < MIN_CHANNELS || (patches <= cost4 && patches <= cost2))
         return 0;
-    return s->oh * s->ow * s->n <= 64 ? 2 : 4;
+    return cost4 <= cost2 ? 4 : 2;
 }

@@ -153,32 +153,64 @@ VEC_INLINE void weights_transform(int side, float *u, int64_t u_step, const vec 
     }
 }
 
+/* Weights whose input channels are contiguous (forward): blocks of vector x vector are transposed.
+ * 9 x VEC_N rows advance together, which no hardware foresees, so the next cache line of each is
+ * asked for, a few at a time. */
+VEC_INLINE void weights_along_k(int side, float *u, int64_t u_step, const float *w,
+                                const winograd_shape *s, int64_t rows, int64_t n_k)
+{
+    enum { LINE = 16 };
+    float block[9][VEC_N][VEC_N]; /* [tap][k][o] */
+
+    for (int64_t k = 0; k < n_k; k += VEC_N) {
+        const int64_t cols = n_k - k < VEC_N ? n_k - k : VEC_N;
+        for (int tap = 0; tap < 9; tap++)
+            transpose_block(block[tap][0], VEC_N, w + tap * s->tap_step + k, s->o_step, rows, cols);
+        for (int64_t l = 0; l < cols; l++) {
+            vec g[9];
+#pragma GCC unroll 9
+            for (int tap = 0; tap < 9; tap++) {
+                g[tap] = vec_load(block[tap][l]);
+                if (l < rows)
+                    __builtin_prefetch(w + tap * s->tap_step + k + LINE + l * s->o_step);
+            }
+            weights_transform(side, u + (k + l) * WINOGRAD_NR, u_step, g);
+        }
+    }
+}
+
+/* Weights whose output channels are contiguous (backward by data, taps turned around); rows of
+ * both vectors of a panel. */
+VEC_INLINE void weights_along_o(int side, float *u, int64_t u_step, const float *w,
+                                const winograd_shape *s, int64_t rows, int64_t n_k)
+{
+    enum { AHEAD = 6 };
+
+    for (int64_t k = 0; k < n_k; k++, w += s->i_step, u += WINOGRAD_NR)
+        for (int64_t o = 0; o < WINOGRAD_NR; o += VEC_N) {
+            vec g[9];
+            if (k + AHEAD < n_k && o < rows)
+                for (int tap = 0; tap < 9; tap++)
+                    __builtin_prefetch(w + AHEAD * s->i_step + tap * s->tap_step + o);
+#pragma GCC unroll 9
+            for (int tap = 0; tap < 9; tap++)
+                g[tap] = load_first(w + (8 - tap) * s->tap_step + o, rows - o);
+            weights_transform(side, u + o, u_step, g);
+        }
+}
+
 VEC_INLINE void weights_of(int side, float *u, int64_t u_step, const float *w,
                            const winograd_shape *s, int64_t n_out, int64_t n_k)
 {
-    float block[9][VEC_N][VEC_N]; /* [tap][k][o] */
-
-    for (int64_t o = 0; o < n_out || o % WINOGRAD_NR; o += VEC_N) {
-        float *panel = u + o / WINOGRAD_NR * n_k * WINOGRAD_NR + o % WINOGRAD_NR;
-        const int64_t rows = n_out - o < 0 ? 0 : n_out - o < VEC_N ? n_out - o : VEC_N;
-        for (int64_t k = 0; k < n_k; k += VEC_N) {
-            const int64_t cols = n_k - k < VEC_N ? n_k - k : VEC_N;
-            if (s->i_step == 1)
-                for (int tap = 0; tap < 9; tap++)
-                    transpose_block(block[tap][0], VEC_N,
-                                    w + o * s->o_step + tap * s->tap_step + k, s->o_step, rows,
-                                    cols);
-            for (int64_t l = 0; l < cols; l++) {
-                vec g[9];
-#pragma GCC unroll 9
-                for (int tap = 0; tap < 9; tap++) {
-                    const int from = s->flipped ? 8 - tap : tap;
-                    g[tap] = s->i_step == 1
-                                 ? vec_load(block[from][l])
-                                 : load_first(w + o + from * s->tap_step + (k + l) * s->i_step, rows);
-                }
-                weights_transform(side, panel + (k + l) * WINOGRAD_NR, u_step, g);
-            }
+    for (int64_t o = 0; o < n_out; o += WINOGRAD_NR, u += n_k * WINOGRAD_NR) {
+        if (s->backward) {
+            weights_along_o(side, u, u_step, w + o, s, n_out - o, n_k);
+            continue;
+        }
+        for (int64_t r = 0; r < WINOGRAD_NR; r += VEC_N) {
+            const int64_t rows = n_out - o - r;
+            weights_along_k(side, u + r, u_step, w + (o + r) * s->o_step, s,
+                            rows < 0 ? 0 : rows < VEC_N ? rows : VEC_N, n_k);
         }
     }
 }
