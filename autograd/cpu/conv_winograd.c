@@ -4,19 +4,19 @@
  * the taps g become P = (side + 2)^2 numbers each, and the sum over input channels is P matrix
  * products [tiles, C_in] x [C_in, C_out] (conv_winograd_kernel.inc.h has the transforms).
  *
- *   for each group of tiles                       V fits GROUP_BYTES
+ *   for each group of tiles                       V fits the third-level cache (GROUP_BYTES)
  *     V[k block][p][tile][k] = B^T d B            all threads, then a barrier
  *     for each unit: o block x chunk of tiles     threads take units one by one
  *       for each k block
- *         U[p][k][o] = G g G^T                    in the second-level cache, used at once
+ *         U[p][k][o] = G g G^T
  *         M[p][tile][o] += V U                    the register tiles of gemm.c
  *       y = A^T M A + bias                        straight into [N,H,W,C]
  *
- * Transformed weights are never stored beyond a unit (for the U-Net they would take 8.7 GB, and
- * reading them costs more than making them). When all of C_in's transformed weights of an o block
- * are small (U_KEPT) and a thread's next unit has the same o block, it keeps them.
- * Each element of M is one chain over C_in cut at fixed places, so bits do not depend on threads,
- * groups or chunks.
+ * Transformed weights are never stored beyond a thread's units (for the U-Net they would take
+ * 8.7 GB, and reading them costs more than making them). When those of all channels of an o block
+ * fit U_WHOLE_BYTES they are kept while the thread's next unit has the same o block.
+ * Each element of M is one chain over C_in cut at places that the shape fixes, so bits do not
+ * depend on threads, groups or chunks.
  */
 #include "autograd/cpu/conv_internal.h"
 
