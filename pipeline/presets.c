@@ -9,7 +9,7 @@ const char *const pipe_preset_names[] = {"sd15", "sd21", "sd21-base", "tiny", NU
 
 static void tiny(pipe_preset *p)
 {
-    const int64_t unet[] = {48, 80, 112}, heads[] = {3, 5, 7}, vae[] = {32, 64, 64};
+    const int64_t unet[] = {48, 80, 112}, heads[] = {3, 5, 7}, vae[] = {32, 48, 64};
 
     data_model_preset("sd15", &p->unet, &p->vae, &p->text, &p->schedule);
     p->unet.sample_size = 16;

@@ -19,7 +19,7 @@ typedef struct pipe_preset {
 } pipe_preset;
 
 /* Fill a preset by its number in pipe_preset_names. `tiny` paints faces of 64 px: a VAE that halves twice
- * (0.9 M parameters), a U-Net of three levels (2.6 M), a text model of two layers. */
+ * (0.8 M parameters), a U-Net of three levels (2.6 M), a text model of two layers. */
 void pipe_preset_get(pipe_preset *out, int number);
 
 #ifdef __cplusplus
