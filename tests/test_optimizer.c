@@ -40,7 +40,7 @@ static void test_adamw_numbers(void **state)
         ag_read(ctx, p, v, sizeof v);
         check_ok(ctx, "update");
         for (int i = 0; i < 2; i++)
-            check_close("p", 10 * t + i, v[i], want[t - 1][i], 0.0, 1e-6);
+            check_close("p", 10 * t + i, v[i], want[t - 1][i], 0.0, 1e-7);
     }
     assert_int_equal(opt_state_count(opt), 2);
     opt_state_at(opt, 0, text, sizeof text);
@@ -179,7 +179,7 @@ static void test_average(void **state)
     }
     check_ok(ctx, "average");
     for (int i = 0; i < 33; i++)
-        check_close("shadow", i, ((float *)ag_data(opt_ema_at(ema, 0)))[i], want, 0.0, 1e-6);
+        check_close("shadow", i, ((float *)ag_data(opt_ema_at(ema, 0)))[i], want, 0.0, 1e-7);
     opt_ema_free(ema);
     opt_ema_free(NULL);
     ag_release(p);
