@@ -26,10 +26,16 @@ const cli_command cli_commands[] = {
  * second start. A setting of the user's own stays. */
 static void calm_waiting_threads(char *const *argv)
 {
+    char path[4096];
+    ssize_t n;
+
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
         return;
-    if (setenv("GOMP_SPINCOUNT", "10000", 1) == 0)
-        execv("/proc/self/exe", argv); /* when that fails, all is as it was, only busier */
+    n = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (n <= 0 || setenv("GOMP_SPINCOUNT", "10000", 1) != 0)
+        return;
+    path[n] = '\0'; /* the real name, so that the process keeps it */
+    execv(path, argv); /* when that fails, all is as it was, only busier */
 }
 
 static void print_usage(FILE *to)
