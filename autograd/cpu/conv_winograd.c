@@ -24,8 +24,9 @@
 #include <string.h>
 
 /* With many tiles a transformed weight is used often, from the third-level cache; with few it is
- * used once or twice, so its block stays in the second level. */
-enum { MANY_TILES = 48, K_MANY = 384, K_FEW = 128, O_MANY = 64, O_FEW = 32 };
+ * used once or twice, so its block stays in the second level. Blocks of 64 outputs: where outputs
+ * are the contiguous axis of w, shorter runs of memory cost more than they save. */
+enum { MANY_TILES = 48, K_MANY = 384, K_FEW = 64, O_BLOCK = 64, O_SMALL = 32 };
 
 enum {
     GROUP_BYTES = 10 << 20,  /* of V, but at least GROUP_TILES tiles */
@@ -131,23 +132,21 @@ static winograd_plan plan_of(const winograd_shape *s, int side, int isa, int n_t
                        .n_products = (side + 2) * (side + 2), .products = gemm_kernels_of(isa),
                        .transforms = transforms_of(side, isa)};
     int64_t chunks, group;
-    bool many;
 
     p.down = ceil_div(s->oh, side);
     p.across = ceil_div(s->ow, side);
     p.tiles = s->n * p.down * p.across;
-    many = p.tiles >= MANY_TILES;
-    p.n_k = ceil_div(s->c_in, many ? K_MANY : K_FEW);
+    p.n_k = ceil_div(s->c_in, p.tiles >= MANY_TILES ? K_MANY : K_FEW);
     p.kb = ceil_div(ceil_div(s->c_in, p.n_k), 8) * 8;
     p.n_k = ceil_div(s->c_in, p.kb);
-    plan_blocks(&p, many ? O_MANY : O_FEW);
+    plan_blocks(&p, O_BLOCK);
 
     group = GROUP_BYTES / (int64_t)sizeof(float) / (p.n_products * p.kb * p.n_k);
     group = group < GROUP_TILES ? GROUP_TILES : group;
     p.group = ceil_div(p.tiles, ceil_div(p.tiles, group));
     chunks = ceil_div(p.group, p.whole_u ? CHUNK_WHOLE : CHUNK_PARTS);
     if (p.n_o * chunks < 4 * n_threads)
-        plan_blocks(&p, O_FEW);
+        plan_blocks(&p, O_SMALL);
     while (p.n_o * chunks < 4 * n_threads && p.group / chunks > 32)
         chunks++;
     p.chunk = ceil_div(p.group, chunks);

@@ -179,39 +179,38 @@ VEC_INLINE void weights_along_k(int side, float *u, int64_t u_step, const float 
     }
 }
 
-/* Weights whose output channels are contiguous (backward by data, taps turned around); rows of
- * both vectors of a panel. */
+/* Weights whose output channels are contiguous (backward by data, taps turned around): all panels
+ * together, so that every short run of memory is read once. */
 VEC_INLINE void weights_along_o(int side, float *u, int64_t u_step, const float *w,
-                                const winograd_shape *s, int64_t rows, int64_t n_k)
+                                const winograd_shape *s, int64_t n_out, int64_t n_k)
 {
-    enum { AHEAD = 6 };
+    enum { AHEAD = 6, LINE = 16 };
 
     for (int64_t k = 0; k < n_k; k++, w += s->i_step, u += WINOGRAD_NR)
-        for (int64_t o = 0; o < WINOGRAD_NR; o += VEC_N) {
+        for (int64_t o = 0; o < n_out || o % WINOGRAD_NR; o += VEC_N) {
             vec g[9];
-            if (k + AHEAD < n_k && o < rows)
+            if (k + AHEAD < n_k && o % LINE == 0 && o < n_out)
                 for (int tap = 0; tap < 9; tap++)
                     __builtin_prefetch(w + AHEAD * s->i_step + tap * s->tap_step + o);
 #pragma GCC unroll 9
             for (int tap = 0; tap < 9; tap++)
-                g[tap] = load_first(w + (8 - tap) * s->tap_step + o, rows - o);
-            weights_transform(side, u + o, u_step, g);
+                g[tap] = load_first(w + (8 - tap) * s->tap_step + o, n_out - o);
+            weights_transform(side, u + o / WINOGRAD_NR * n_k * WINOGRAD_NR + o % WINOGRAD_NR,
+                              u_step, g);
         }
 }
 
 VEC_INLINE void weights_of(int side, float *u, int64_t u_step, const float *w,
                            const winograd_shape *s, int64_t n_out, int64_t n_k)
 {
-    for (int64_t o = 0; o < n_out; o += WINOGRAD_NR, u += n_k * WINOGRAD_NR) {
-        if (s->backward) {
-            weights_along_o(side, u, u_step, w + o, s, n_out - o, n_k);
-            continue;
-        }
-        for (int64_t r = 0; r < WINOGRAD_NR; r += VEC_N) {
-            const int64_t rows = n_out - o - r;
-            weights_along_k(side, u + r, u_step, w + (o + r) * s->o_step, s,
-                            rows < 0 ? 0 : rows < VEC_N ? rows : VEC_N, n_k);
-        }
+    if (s->backward) {
+        weights_along_o(side, u, u_step, w, s, n_out, n_k);
+        return;
+    }
+    for (int64_t o = 0; o < n_out || o % WINOGRAD_NR; o += VEC_N) {
+        const int64_t rows = n_out - o < 0 ? 0 : n_out - o < VEC_N ? n_out - o : VEC_N;
+        weights_along_k(side, u + o / WINOGRAD_NR * n_k * WINOGRAD_NR + o % WINOGRAD_NR, u_step,
+                        w + o * s->o_step, s, rows, n_k);
     }
 }
 
