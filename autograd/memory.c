@@ -5,18 +5,18 @@
  * join. When nothing fits, the used part of the range grows.
  *
  * The range is reserved once, without pages (MAP_NORESERVE); pages come when they are written.
- * Because the kernel would rather kill than refuse, growth asks first how much memory the machine
- * still has.
+ * Because the kernel would rather kill than refuse, growth asks first how much memory is
+ * left (autograd/available.h).
  */
 #include "autograd/memory.h"
 
-#include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "autograd/available.h"
 #include "autograd/internal.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -70,25 +70,6 @@ static void bin_remove(ag_heap *heap, ag_block *block)
     if (block->next)
         block->next->previous = block->previous;
     block->is_free = false;
-}
-
-/* Bytes the system says it can still give; SIZE_MAX when it does not say. */
-static size_t available_bytes(void)
-{
-    char text[512];
-    const char *at;
-    ssize_t n;
-    int fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
-
-    if (fd < 0)
-        return SIZE_MAX;
-    n = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (n <= 0)
-        return SIZE_MAX;
-    text[n] = '\0';
-    at = strstr(text, "MemAvailable:");
-    return at ? (size_t)strtoull(at + 13, NULL, 10) << 10 : SIZE_MAX;
 }
 
 static void heat(ag_heap *heap, size_t bytes)
@@ -189,8 +170,10 @@ static ag_block *grow(ag_heap *heap, size_t size)
     if (heap->base) {
         heap->asked += more;
         if (heap->asked >= ASK_BYTES) {
-            if (available_bytes() < heap->asked)
+            if (ag_available_bytes() < heap->asked) {
+                heap->asked -= more; /* a smaller wish may still be met */
                 return NULL;
+            }
             heap->asked = 0;
         }
     }
@@ -295,11 +278,6 @@ void ag_heap_trim(ag_heap *heap)
         block->is_cold = true;
         heap->touched -= block->size;
     }
-}
-
-size_t ag_heap_touched(const ag_heap *heap)
-{
-    return heap->touched;
 }
 
 size_t ag_heap_touched_peak(const ag_heap *heap)

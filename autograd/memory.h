@@ -37,7 +37,6 @@ void ag_heap_give(ag_heap *heap, ag_block *block);
 void *ag_heap_address(const ag_heap *heap, const ag_block *block); /* NULL when not backed */
 
 void ag_heap_trim(ag_heap *heap);
-size_t ag_heap_touched(const ag_heap *heap);      /* bytes resident now, if all was written */
-size_t ag_heap_touched_peak(const ag_heap *heap); /* and at most */
+size_t ag_heap_touched_peak(const ag_heap *heap); /* most bytes resident at once, if all was written */
 
 #endif /* AG_MEMORY_H */
