@@ -16,6 +16,7 @@ const cli_command cli_commands[] = {
     {"faces", "draw a data set of faces with ages", cli_faces},
     {"inspect", "what a weight file, checkpoint, model or data set holds", cli_inspect},
     {"plan", "memory and time of a command before it runs", cli_plan},
+    {"bench", "time and memory of the full-size networks", cli_bench},
     {"probe", "run one part on given tensors, to compare it with anything", cli_probe},
     {"doctor", "what hardware and libraries are used", cli_doctor},
     {NULL, NULL, NULL},

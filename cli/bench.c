@@ -1,0 +1,398 @@
+/* bench.c - agewright bench: time and memory of the full-size networks, one row a process.
+ *
+ * A row is a piece of work on random inputs, done once to warm up and then a few times; the best time
+ * counts. scripts/bench.sh runs every row, then the same rows of the peers (scripts/bench_peer.py),
+ * and has `agewright bench --report` put them side by side.
+ *
+ * A new row is one entry of ROWS and one function that does its work once.
+ */
+#include "cli/bench.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include <jansson.h>
+
+#include "autograd/grad.h"
+#include "autograd/ops.h"
+#include "autograd/random.h"
+#include "cli/command.h"
+#include "cli/profile.h"
+#include "data/json.h"
+#include "pipeline/pipeline.h"
+#include "train/diffusion.h"
+#include "train/precision.h"
+#include "train/state.h"
+
+enum { MAX_BATCH = 64, MAX_REPEAT = 1000, TEXT_TOKENS = 77, UNET_FACTOR = 8, PROFILE_LINES = 60 };
+
+typedef struct options {
+    const char *model, *report, *output;
+    int64_t px, batch, repeat;
+    int row, precision, checkpointing;
+    bool json, profile;
+    cli_device device;
+} options;
+
+/* A row at work. */
+typedef struct bench {
+    ag_ctx *ctx;
+    const options *o;
+    int64_t batch, side; /* side of the latents */
+    pipe_model *model;
+    ag_dtype compute;
+    bool checkpointing;
+    ag_tensor *x, *context, *times, *cotangent, *noise; /* inputs; those that the row needs */
+    train_state *state;
+    pipe_noise schedule;
+    train_diffusion diffusion;
+} bench;
+
+typedef struct row {
+    const char *name;
+    unsigned part;         /* the network it needs */
+    int64_t batch;         /* unless --batch says otherwise */
+    bool checkpointing;    /* unless --gradient_checkpointing says otherwise */
+    ag_status (*begin)(bench *b); /* inputs and state */
+    ag_status (*once)(bench *b);  /* the work that is measured */
+} row;
+
+/* --- inputs ---------------------------------------------------------------------------------------- */
+
+/* Normal values that stay for the whole run; `sample` tells draws apart. */
+static ag_tensor *draw(bench *b, uint32_t sample, int n_dims, const int64_t *dims)
+{
+    const ag_draw of = {.purpose = AG_DRAW_TEST, .sample = sample};
+    ag_tensor *t = ag_empty(b->ctx, AG_MODEL, AG_F32, n_dims, dims);
+    float *values = t ? ag_new(b->ctx, (size_t)ag_numel(t), sizeof *values, "inputs") : NULL;
+
+    if (values) {
+        ag_draw_normals(&of, values, ag_numel(t));
+        ag_write(b->ctx, t, values, ag_nbytes(t));
+    }
+    ag_delete(values);
+    return t;
+}
+
+static void begin_unet(bench *b)
+{
+    const nn_unet_config *c = nn_unet_config_of(b->model->unet);
+    float times[MAX_BATCH];
+
+    b->side = b->o->px / UNET_FACTOR;
+    b->x = draw(b, 0, 4, (int64_t[]){b->batch, b->side, b->side, c->in_channels});
+    b->context = draw(b, 1, 3, (int64_t[]){b->batch, TEXT_TOKENS, c->cross_attention_dim});
+    b->times = ag_empty(b->ctx, AG_MODEL, AG_F32, 1, &b->batch);
+    for (int64_t i = 0; i < b->batch; i++)
+        times[i] = 500.0f;
+    if (b->times)
+        ag_write(b->ctx, b->times, times, ag_nbytes(b->times));
+}
+
+/* --- the rows -------------------------------------------------------------------------------------- */
+
+static ag_tensor *unet(bench *b)
+{
+    const nn_unet_options how = {.checkpointing = b->checkpointing, .compute = b->compute};
+
+    return nn_unet_forward(b->ctx, b->model->unet, b->x, b->times, b->context, &how);
+}
+
+static ag_status forward_begin(bench *b)
+{
+    begin_unet(b);
+    ag_record(b->ctx, false);
+    return ag_status_of(b->ctx);
+}
+
+static ag_status forward_once(bench *b)
+{
+    unet(b);
+    return ag_status_of(b->ctx);
+}
+
+/* Weights stay; the gradient goes to the latents and the text, as when either is optimised. */
+static ag_status frozen_begin(bench *b)
+{
+    begin_unet(b);
+    if (ag_status_of(b->ctx) != AG_OK)
+        return ag_status_of(b->ctx);
+    b->cotangent = draw(b, 2, 4, (int64_t[]){b->batch, b->side, b->side,
+                                             nn_unet_config_of(b->model->unet)->out_channels});
+    ag_set_requires_grad(b->ctx, b->x, true);
+    ag_set_requires_grad(b->ctx, b->context, true);
+    return ag_status_of(b->ctx);
+}
+
+static ag_status frozen_once(bench *b)
+{
+    ag_tensor *y = unet(b), *inputs[] = {b->x, b->context}, *grads[2] = {NULL, NULL};
+
+    if (y)
+        ag_grad(b->ctx, &y, &b->cotangent, 1, inputs, grads, 2, 0);
+    return ag_status_of(b->ctx);
+}
+
+/* One update of every weight of the U-Net, as `agewright specialize` makes it: loss, gradients,
+ * clipping, AdamW. */
+static ag_status full_begin(bench *b)
+{
+    const opt_config config = {.kind = OPT_ADAMW, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 1e-2};
+    const opt_schedule schedule = {.kind = OPT_CONSTANT, .lr = 5e-6};
+    const train_part part = {nn_unet_params(b->model->unet), "unet."};
+
+    begin_unet(b);
+    if (ag_status_of(b->ctx) != AG_OK || pipe_noise_init(&b->schedule, b->ctx, &b->model->schedule) != AG_OK)
+        return ag_status_of(b->ctx);
+    b->noise = draw(b, 3, 4, ag_dims(b->x));
+    b->diffusion = (train_diffusion){.unet = b->model->unet,
+                                     .noise = &b->schedule,
+                                     .unet_options = {.checkpointing = b->checkpointing, .compute = b->compute}};
+    nn_params_train(b->ctx, part.params, NULL, true);
+    return train_state_new(&b->state, b->ctx, &part, 1, &config, &schedule, 1.0, 0.0);
+}
+
+static ag_status full_once(bench *b)
+{
+    int64_t times[MAX_BATCH];
+    const train_rows rows = {
+        .n = b->batch, .latents = b->x, .noise = b->noise, .timesteps = times, .context = b->context};
+    train_update update;
+    ag_tensor *loss;
+
+    for (int64_t i = 0; i < b->batch; i++)
+        times[i] = 500;
+    loss = train_diffusion_loss(b->ctx, &b->diffusion, &rows);
+    loss = loss ? ag_mean(b->ctx, loss, AG_ALL_AXES, false) : NULL;
+    if (loss && train_state_add(b->ctx, b->state, loss, 1.0) == AG_OK)
+        train_state_update(&update, b->ctx, b->state);
+    return ag_status_of(b->ctx);
+}
+
+static ag_status encode_begin(bench *b)
+{
+    b->x = draw(b, 0, 4, (int64_t[]){b->batch, b->o->px, b->o->px, nn_vae_config_of(b->model->vae)->in_channels});
+    ag_record(b->ctx, false);
+    return ag_status_of(b->ctx);
+}
+
+static ag_status encode_once(bench *b)
+{
+    const nn_vae_options how = {.compute = b->compute};
+
+    nn_vae_encode(b->ctx, b->model->vae, b->x, &how);
+    return ag_status_of(b->ctx);
+}
+
+static ag_status decode_begin(bench *b)
+{
+    b->side = b->o->px / nn_vae_factor(b->model->vae);
+    b->x = draw(b, 0, 4, (int64_t[]){b->batch, b->side, b->side, nn_vae_config_of(b->model->vae)->latent_channels});
+    ag_record(b->ctx, false);
+    return ag_status_of(b->ctx);
+}
+
+static ag_status decode_once(bench *b)
+{
+    const nn_vae_options how = {.compute = b->compute};
+
+    nn_vae_decode(b->ctx, b->model->vae, b->x, &how);
+    return ag_status_of(b->ctx);
+}
+
+static const row ROWS[] = {
+    {"unet_forward", PIPE_UNET, 1, false, forward_begin, forward_once},
+    {"unet_frozen", PIPE_UNET, 1, false, frozen_begin, frozen_once},
+    {"unet_full", PIPE_UNET, 2, true, full_begin, full_once},
+    {"vae_encode", PIPE_VAE, 1, false, encode_begin, encode_once},
+    {"vae_decode", PIPE_VAE, 1, false, decode_begin, decode_once},
+};
+/* In the order of ROWS. */
+static const char *const ROW_NAMES[] = {"unet_forward", "unet_frozen", "unet_full", "vae_encode", "vae_decode", NULL};
+
+/* --- measuring ------------------------------------------------------------------------------------- */
+
+typedef struct measured {
+    double open, best, mean, cpu, gb;
+} measured;
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Processor seconds of this process, all threads. */
+static double cpu_now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double peak_gb(void)
+{
+    struct rusage usage;
+
+    getrusage(RUSAGE_SELF, &usage);
+    return 1e-9 * 1024.0 * (double)usage.ru_maxrss;
+}
+
+static ag_status one_round(bench *b, const row *r)
+{
+    const ag_scope scope = ag_scope_open(b->ctx);
+
+    r->once(b);
+    ag_scope_close(b->ctx, scope, NULL);
+    return ag_status_of(b->ctx);
+}
+
+static ag_status measure(bench *b, const row *r, measured *m)
+{
+    const int64_t n = b->o->repeat;
+    cli_profile *profile = NULL;
+
+    if (r->begin(b) != AG_OK || one_round(b, r) != AG_OK)
+        return ag_status_of(b->ctx);
+    if (b->o->profile)
+        profile = cli_profile_new(b->ctx);
+    for (int64_t i = 0; i < n && ag_status_of(b->ctx) == AG_OK; i++) {
+        const double start = now(), cpu = cpu_now();
+        one_round(b, r);
+        const double time = now() - start;
+        if (i == 0 || time < m->best) {
+            m->best = time;
+            m->cpu = cpu_now() - cpu;
+        }
+        m->mean += time / (double)n;
+    }
+    m->gb = peak_gb();
+    if (profile && ag_status_of(b->ctx) == AG_OK)
+        cli_profile_print(profile, stderr, (int)n, PROFILE_LINES);
+    cli_profile_free(profile);
+    return ag_status_of(b->ctx);
+}
+
+static ag_status print_json(const bench *b, const row *r, const measured *m)
+{
+    json_t *line = json_pack("{s:s, s:s, s:I, s:I, s:i, s:s, s:f, s:f, s:f, s:f, s:f}", "side", "ours", "row", r->name,
+                             "px", (json_int_t)b->o->px, "batch", (json_int_t)b->batch, "threads",
+                             ag_ctx_threads(b->ctx), "dtype", ag_dtype_name(b->compute), "seconds", m->best, "gb",
+                             m->gb, "mean_s", m->mean, "cpu_s", m->cpu, "open_s", m->open);
+    char *text = data_json_dump(b->ctx, line, 0);
+
+    if (text)
+        printf("%s\n", text);
+    ag_delete(text);
+    json_decref(line);
+    return ag_status_of(b->ctx);
+}
+
+static void print_plain(const bench *b, const row *r, const measured *m)
+{
+    printf("%s  %lld px, batch %lld, %d threads, %s: %.3f s (best of %lld, mean %.3f, processor %.3f), at most %.2f GB, "
+           "opened in %.2f s\n",
+           r->name, (long long)b->o->px, (long long)b->batch, ag_ctx_threads(b->ctx), ag_dtype_name(b->compute),
+           m->best, (long long)b->o->repeat, m->mean, m->cpu, m->gb, m->open);
+    for (int l = 0; l < AG_N_LIFETIMES; l++) {
+        static const char *const NAMES[] = {"parameters and their like", "activations", "workspace"};
+        printf("  %-26s %8.3f GB at most\n", NAMES[l], 1e-9 * (double)ag_bytes_peak(b->ctx, (ag_lifetime)l));
+    }
+}
+
+/* --- the command ------------------------------------------------------------------------------------- */
+
+#define AT(field) offsetof(options, field)
+
+static const char *const PRECISIONS[] = {"auto", "no", "bf16", NULL};
+static const char *const CHECKPOINTING[] = {"auto", "on", "off", NULL};
+
+static const cli_flag FLAGS[] = {
+    {.name = "row", .kind = CLI_CHOICE, .offset = AT(row), .choices = ROW_NAMES, .help = "what to measure"},
+    {.name = "model", .kind = CLI_TEXT, .offset = AT(model), .value = "DIR",
+     .help = "the model; agewright init writes one of random values"},
+    {.name = "px", .kind = CLI_INT, .offset = AT(px), .value = "N", .fallback = "512", .low = 8, .high = 4096,
+     .help = "side of the picture"},
+    {.name = "batch", .kind = CLI_INT, .offset = AT(batch), .value = "N", .fallback = "0", .low = 0, .high = MAX_BATCH,
+     .help = "pictures at a time; 0: 1, and 2 for unet_full (the double prompt)"},
+    {.name = "repeat", .kind = CLI_INT, .offset = AT(repeat), .value = "N", .fallback = "3", .low = 1,
+     .high = MAX_REPEAT, .help = "the best of so many counts, after one to warm up"},
+    {.name = "mixed_precision", .kind = CLI_CHOICE, .offset = AT(precision), .choices = PRECISIONS,
+     .fallback = "auto", .help = "auto is bf16 where the CPU has AMX, else f32"},
+    {.name = "gradient_checkpointing", .kind = CLI_CHOICE, .offset = AT(checkpointing), .choices = CHECKPOINTING,
+     .fallback = "auto", .help = "compute activations again in the backward pass; auto: for unet_full only"},
+    {.name = "profile", .kind = CLI_SWITCH, .offset = AT(profile),
+     .help = "also print where the time goes, by operation and shape, on standard error"},
+    {.name = "json", .kind = CLI_SWITCH, .offset = AT(json), .help = "print one line of JSON, for --report"},
+    {.name = "report", .kind = CLI_TEXT, .offset = AT(report), .value = "FILE",
+     .help = "measure nothing: put the lines that --json and the peers' scripts wrote side by side"},
+    {.name = "output", .kind = CLI_TEXT, .offset = AT(output), .value = "FILE.json",
+     .help = "with --report: where the rows go"},
+    {0},
+};
+
+static const cli_group GROUPS[] = {
+    {"what to measure", FLAGS, 0}, {"the machine", cli_device_flags, offsetof(options, device)}, {0}};
+
+static const cli_syntax SYNTAX = {
+    .command = "bench",
+    .usage = "--row ROW --model DIR | --report FILE --output FILE.json",
+    .summary = "Measure one piece of work of a full-size model: seconds, and the most memory this process held. "
+               "`make bench` runs all of them, beside PyTorch where it is installed.",
+    .groups = GROUPS,
+};
+
+static ag_status run_row(ag_ctx *ctx, const options *o)
+{
+    const row *r = &ROWS[o->row];
+    const pipe_source source = {.model = o->model};
+    bench *b = ag_new(ctx, 1, sizeof *b, "bench");
+    measured m = {0};
+
+    if (!b)
+        return ag_status_of(ctx);
+    b->ctx = ctx;
+    b->o = o;
+    b->batch = o->batch ? o->batch : r->batch;
+    b->checkpointing = o->checkpointing == 0 ? r->checkpointing : o->checkpointing == 1;
+    b->compute = train_compute_dtype(ctx, o->precision);
+    m.open = -now();
+    if (ag_status_of(ctx) == AG_OK && pipe_open(&b->model, ctx, &source, r->part) == AG_OK) {
+        m.open += now();
+        if (measure(b, r, &m) == AG_OK && (!o->json || print_json(b, r, &m) != AG_OK))
+            print_plain(b, r, &m);
+    }
+    train_state_free(b->state);
+    ag_release(b->x);
+    ag_release(b->context);
+    ag_release(b->times);
+    ag_release(b->cotangent);
+    ag_release(b->noise);
+    pipe_close(b->model);
+    ag_delete(b);
+    return ag_status_of(ctx);
+}
+
+static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
+{
+    const options *o = memory;
+
+    if (o->report) {
+        if (!o->output)
+            return ag_fail(ctx, AG_EINVAL, "--report needs --output");
+        return bench_report(ctx, o->report, o->output);
+    }
+    if (!cli_given(parsed, "row") || !o->model)
+        return ag_fail(ctx, AG_EINVAL, "--%s is required", o->model ? "row" : "model");
+    return run_row(ctx, o);
+}
+
+int cli_bench(int argc, char *const *argv)
+{
+    return cli_run(&SYNTAX, sizeof(options), offsetof(options, device), argc, argv, body);
+}

@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""PyTorch's and diffusers' side of `make bench`: one row, one process, one line of JSON.
+
+    bench_peer.py --row ROW --model DIR [--px 512] [--batch B] [--threads N] [--repeat 3]
+                  [--mixed_precision no|bf16] [--gradient_checkpointing auto|on|off]
+
+The same rows, weights and sizes as `agewright bench`: channels last, scaled-dot-product attention,
+fused AdamW, bf16 through autocast. The best of `repeat` after one round to warm up; memory is the
+largest resident size of this process.
+"""
+
+import argparse
+import json
+import resource
+import time
+
+import diffusers
+import torch
+
+TEXT_TOKENS = 77
+UNET_FACTOR = 8
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--row", required=True, choices=sorted(ROWS))
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--px", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--mixed_precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--gradient_checkpointing", choices=["auto", "on", "off"], default="auto")
+    return parser.parse_args()
+
+
+def channels_last(t):
+    return t.to(memory_format=torch.channels_last)
+
+
+def load(cls, folder, part):
+    return channels_last(cls.from_pretrained(folder, subfolder=part, torch_dtype=torch.float32))
+
+
+def load_unet(o):
+    unet = load(diffusers.UNet2DConditionModel, o.model, "unet").eval().requires_grad_(False)
+    side = o.px // UNET_FACTOR
+    x = channels_last(torch.randn(o.batch, unet.config.in_channels, side, side))
+    context = torch.randn(o.batch, TEXT_TOKENS, unet.config.cross_attention_dim)
+    return unet, x, context, torch.full((o.batch,), 500)
+
+
+def unet_forward(o):
+    unet, x, context, t = load_unet(o)
+
+    def once():
+        with torch.no_grad():
+            unet(x, t, context)
+
+    return once
+
+
+def unet_frozen(o):
+    unet, x, context, t = load_unet(o)
+    if o.gradient_checkpointing == "on":
+        unet.train().enable_gradient_checkpointing()
+    x.requires_grad_(True)
+    context.requires_grad_(True)
+    cotangent = torch.randn_like(x)
+
+    def once():
+        torch.autograd.grad(unet(x, t, context).sample, [x, context], cotangent)
+
+    return once
+
+
+def unet_full(o):
+    unet, latents, context, t = load_unet(o)
+    unet.train().requires_grad_(True)
+    if o.gradient_checkpointing != "off":
+        unet.enable_gradient_checkpointing()
+    noise = channels_last(torch.randn_like(latents))
+    scheduler = diffusers.DDPMScheduler.from_pretrained(o.model, subfolder="scheduler")
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-6, fused=True)
+
+    def once():
+        noisy = scheduler.add_noise(latents, noise, t)
+        loss = torch.nn.functional.mse_loss(unet(noisy, t, context).sample.float(), noise)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return once
+
+
+def vae_encode(o):
+    vae = load(diffusers.AutoencoderKL, o.model, "vae").eval()
+    pixels = channels_last(torch.randn(o.batch, 3, o.px, o.px))
+
+    def once():
+        with torch.no_grad():
+            vae.encode(pixels)
+
+    return once
+
+
+def vae_decode(o):
+    vae = load(diffusers.AutoencoderKL, o.model, "vae").eval()
+    side = o.px // 2 ** (len(vae.config.block_out_channels) - 1)
+    latent = channels_last(torch.randn(o.batch, vae.config.latent_channels, side, side))
+
+    def once():
+        with torch.no_grad():
+            vae.decode(latent)
+
+    return once
+
+
+ROWS = {
+    f.__name__: f for f in (unet_forward, unet_frozen, unet_full, vae_encode, vae_decode)
+}
+
+
+def main():
+    o = parse()
+    o.batch = o.batch or (2 if o.row == "unet_full" else 1)
+    if o.threads:
+        torch.set_num_threads(o.threads)
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    once = ROWS[o.row](o)
+    opened = time.perf_counter() - start
+    best = cpu = float("inf")
+    with torch.autocast("cpu", torch.bfloat16, enabled=o.mixed_precision == "bf16"):
+        once()
+        for _ in range(o.repeat):
+            start, start_cpu = time.perf_counter(), time.process_time()
+            once()
+            if time.perf_counter() - start < best:
+                best, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    print(
+        json.dumps(
+            {
+                "side": f"PyTorch {torch.__version__.split('+')[0]} + diffusers {diffusers.__version__}",
+                "row": o.row,
+                "px": o.px,
+                "batch": o.batch,
+                "threads": torch.get_num_threads(),
+                "dtype": "bf16" if o.mixed_precision == "bf16" else "f32",
+                "seconds": best,
+                "gb": 1024e-9 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+                "cpu_s": cpu,
+                "open_s": opened,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
