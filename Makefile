@@ -124,7 +124,7 @@ $(OUT)/tests/%: $(OUT)/tests/%.c.o $(TEST_OBJ) $(OUT)/libagewright.a
 
 FUZZ_FLAGS := -std=gnu11 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined
 # The readers are built whole for each target: only instrumented code guides the fuzzer.
-FUZZ_SRC := $(wildcard data/*.c) autograd/random.c tests/fuzz/context.c
+FUZZ_SRC := $(wildcard data/*.c) autograd/numbers.c autograd/random.c tests/fuzz/context.c
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(FUZZ_SRC)
 	@mkdir -p $(@D)
 	$(CLANG) $(FUZZ_FLAGS) -I. -D_GNU_SOURCE $(shell $(PKG_CONFIG) --cflags $(PACKAGES)) $< $(FUZZ_SRC) \

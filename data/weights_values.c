@@ -1,13 +1,10 @@
-/* weights_values.c - dtypes, number formats, strided values and names of weight files. */
+/* weights_values.c - dtypes, strided values and names of weight files. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "autograd/numbers.h"
 #include "data/weights_internal.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 /* --- dtypes ----------------------------------------------------------------------------------- */
 
@@ -92,143 +89,23 @@ data_dtype weights_dtype_of(const char *name, size_t n_bytes, int *bits)
 
 /* --- number formats --------------------------------------------------------------------------- */
 
-static float f32_of_bits(uint32_t bits)
+/* The partner of a floating dtype. */
+static ag_dtype partner_of(data_dtype dtype)
 {
-    float value;
+    ag_dtype partner = AG_F32;
 
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    data_dtype_to_ag(&partner, dtype);
+    return partner;
 }
-
-static uint32_t bits_of_f32(float value)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-/* f16: sign, 5 bits of exponent (bias 15), 10 of fraction. */
-static float f32_of_f16(uint16_t half)
-{
-    const uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7FFF;
-
-    if (rest >= 0x7C00) /* infinite, or not a number */
-        return f32_of_bits(sign | 0x7F800000 | (rest & 0x3FF) << 13);
-    if (rest >= 0x0400)
-        return f32_of_bits(sign | ((rest << 13) + ((127 - 15) << 23)));
-    /* below 2^-14: fraction * 2^-24, exact in f32 */
-    return f32_of_bits(sign | bits_of_f32((float)rest * 0x1p-24f));
-}
-
-static uint16_t f16_of_f32(float value)
-{
-    const uint32_t bits = bits_of_f32(value), sign = bits >> 16 & 0x8000;
-    const uint32_t rest = bits & 0x7FFFFFFF;
-
-    if (rest > 0x7F800000)
-        return (uint16_t)(sign | 0x7E00 | (rest >> 13 & 0x1FF)); /* stays not a number */
-    if (rest >= 0x477FF000)
-        return (uint16_t)(sign | 0x7C00); /* rounds to 65536 or beyond */
-    if (rest >= 0x38800000) {
-        const uint32_t odd = rest >> 13 & 1;
-
-        return (uint16_t)(sign | ((rest - ((127 - 15) << 23) + 0xFFF + odd) >> 13));
-    }
-    /* below 2^-14: adding 0.5 puts 2^-24 into the last place, and the sum rounds to nearest even */
-    return (uint16_t)(sign | (bits_of_f32(f32_of_bits(rest) + 0.5f) - bits_of_f32(0.5f)));
-}
-
-static uint16_t bf16_of_f32(float value)
-{
-    const uint32_t bits = bits_of_f32(value);
-
-    if ((bits & 0x7FFFFFFF) > 0x7F800000)
-        return (uint16_t)(bits >> 16 | 0x40); /* stays not a number */
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
-#if defined(__x86_64__)
-/* Every processor with AVX2 has these, and not every compiler can ask for F16C by name. */
-__attribute__((target("avx,f16c"))) static int64_t f16_wide(float *to, const uint16_t *from,
-                                                             int64_t n)
-{
-    int64_t i = 0;
-
-    for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
-    return i;
-}
-
-__attribute__((target("avx,f16c"))) static int64_t f16_narrow(uint16_t *to, const float *from,
-                                                               int64_t n)
-{
-    int64_t i = 0;
-
-    for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(to + i),
-                         _mm256_cvtps_ph(_mm256_loadu_ps(from + i),
-                                         _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    return i;
-}
-#endif
 
 void data_to_f32(float *to, data_dtype dtype, const void *from, int64_t n)
 {
-    const uint16_t *half = from;
-    const double *wide = from;
-    int64_t i = 0;
-
-    switch (dtype) {
-    case DATA_F64:
-        for (; i < n; i++)
-            to[i] = (float)wide[i];
-        break;
-    case DATA_F16:
-#if defined(__x86_64__)
-        if (__builtin_cpu_supports("avx2"))
-            i = f16_wide(to, half, n);
-#endif
-        for (; i < n; i++)
-            to[i] = f32_of_f16(half[i]);
-        break;
-    case DATA_BF16:
-        for (; i < n; i++)
-            to[i] = f32_of_bits((uint32_t)half[i] << 16);
-        break;
-    default: /* F32 */
-        if (n > 0)
-            memcpy(to, from, (size_t)n * sizeof *to);
-    }
+    ag_widen(to, partner_of(dtype), from, n);
 }
 
 void data_from_f32(void *to, data_dtype dtype, const float *from, int64_t n)
 {
-    uint16_t *half = to;
-    double *wide = to;
-    int64_t i = 0;
-
-    switch (dtype) {
-    case DATA_F64:
-        for (; i < n; i++)
-            wide[i] = from[i];
-        break;
-    case DATA_F16:
-#if defined(__x86_64__)
-        if (__builtin_cpu_supports("avx2"))
-            i = f16_narrow(half, from, n);
-#endif
-        for (; i < n; i++)
-            half[i] = f16_of_f32(from[i]);
-        break;
-    case DATA_BF16:
-        for (; i < n; i++)
-            half[i] = bf16_of_f32(from[i]);
-        break;
-    default: /* F32 */
-        if (n > 0)
-            memcpy(to, from, (size_t)n * sizeof(float));
-    }
+    ag_narrow(to, partner_of(dtype), from, n);
 }
 
 /* --- values that do not lie row-major --------------------------------------------------------- */

@@ -5,6 +5,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "autograd/numbers.h"
 #include "autograd/random.h"
 #include "nn/layout.h"
 
@@ -66,8 +67,8 @@ static void draw_all_host(nn_params *params, uint64_t seed, float *stages, int64
             nn_rows_to_inner(param, nn_rows(param), values, ag_data(param->value));
         } else {
             nn_rows_to_inner(param, nn_rows(param), values, values + most);
-            nn_from_f32(ag_dtype_of(param->value), values + most, param->numel,
-                        ag_data(param->value));
+            ag_narrow(ag_data(param->value), ag_dtype_of(param->value), values + most,
+                      param->numel);
         }
     }
 }

@@ -1,4 +1,4 @@
-/* layout.h - values between files and kernels: number formats and the order of weights.
+/* layout.h - values between files and kernels: the order of weights.
  *
  * Every layout of nn/params.h keeps the first axis first, so values move row by row: a row is what
  * stands under one index of the first axis. For files in nn/ only.
@@ -7,12 +7,6 @@
 #define NN_LAYOUT_H
 
 #include "nn/params.h"
-
-bool nn_is_float(ag_dtype dtype); /* one of the four that the next two take */
-
-/* n numbers of a floating dtype (f32, f16, bf16, f64) from and to f32, rounding to nearest even. */
-void nn_to_f32(ag_dtype from, const void *values, int64_t n, float *out);
-void nn_from_f32(ag_dtype to, const float *values, int64_t n, void *out);
 
 /* Values of one row: numel / first axis (1 for a vector's). */
 int64_t nn_row_values(const nn_param *param);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "autograd/numbers.h"
 #include "autograd/random.h"
 #include "nn/layout.h"
 
@@ -339,7 +340,7 @@ static ag_status check_inner(ag_ctx *ctx, const nn_param *param, const ag_tensor
         return ag_fail(ctx, AG_ESHAPE, "%s: want a tensor of %s, got %s", param->name,
                        nn_shape_text(param->n_inner, param->inner, want, sizeof want),
                        nn_shape_text(ag_ndim(inner), ag_dims(inner), got, sizeof got));
-    if (!nn_is_float(ag_dtype_of(inner)))
+    if (!ag_is_float(ag_dtype_of(inner)))
         return ag_fail(ctx, AG_EDTYPE, "%s: want floating values, got %s", param->name,
                        ag_dtype_name(ag_dtype_of(inner)));
     return AG_OK;
@@ -394,7 +395,7 @@ ag_status nn_param_unpublish(ag_ctx *ctx, const nn_param *param, ag_tensor *inne
     }
     reorder(ctx, param, values, ordered, true);
     if (!is_f32)
-        nn_from_f32(ag_dtype_of(inner), ordered, param->numel, narrow);
+        ag_narrow(narrow, ag_dtype_of(inner), ordered, param->numel);
     status = ag_write(ctx, inner, is_f32 ? (void *)ordered : narrow, ag_nbytes(inner));
 out:
     ag_delete(narrow);
@@ -424,7 +425,7 @@ ag_status nn_param_publish(ag_ctx *ctx, const nn_param *param, const ag_tensor *
     status = ag_read(ctx, inner, stored, ag_nbytes(inner));
     if (status != AG_OK)
         goto out;
-    nn_to_f32(ag_dtype_of(inner), stored, param->numel, ordered);
+    ag_widen(ordered, ag_dtype_of(inner), stored, param->numel);
     reorder(ctx, param, ordered, values, false);
 out:
     ag_delete(ordered);

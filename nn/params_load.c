@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "autograd/numbers.h"
 #include "nn/layout.h"
 
 enum { PIECE_BYTES = 1 << 20, MAX_LISTED = 6, MAX_LINE = 900 };
@@ -61,7 +62,7 @@ static void add_shape(difference *d, const nn_param *param, const nn_stored *sto
 {
     char want[96], got[96], text[NN_MAX_NAME + 128];
 
-    if (nn_is_float(stored->dtype))
+    if (ag_is_float(stored->dtype))
         snprintf(text, sizeof text, "%.200s (want %s, got %s)", param->name,
                  nn_shape_text(param->n_dims, param->dims, want, sizeof want),
                  nn_shape_text(stored->n_dims, stored->dims, got, sizeof got));
@@ -102,7 +103,7 @@ static ag_status match(ag_ctx *ctx, const nn_params *params, const nn_reader *re
         if (from[i] < 0)
             continue;
         reader->describe(reader->user, from[i], &stored);
-        if (!nn_param_takes_shape(param, stored.n_dims, stored.dims) || !nn_is_float(stored.dtype))
+        if (!nn_param_takes_shape(param, stored.n_dims, stored.dims) || !ag_is_float(stored.dtype))
             add_shape(&d, param, &stored);
     }
     if (!d.used)
@@ -168,16 +169,16 @@ static int read_piece(const nn_reader *reader, const piece *p, char *data, ag_dt
     if (error)
         return error;
     if (dtype == AG_F32 && in_order) {
-        nn_to_f32(p->dtype, raw, n, (float *)to);
+        ag_widen((float *)to, p->dtype, raw, n);
         return 0;
     }
-    nn_to_f32(p->dtype, raw, n, plain);
+    ag_widen(plain, p->dtype, raw, n);
     if (dtype == AG_F32) {
         nn_rows_to_inner(p->param, p->n_rows, plain, (float *)to);
         return 0;
     }
     nn_rows_to_inner(p->param, p->n_rows, plain, ordered);
-    nn_from_f32(dtype, ordered, n, to);
+    ag_narrow(to, dtype, ordered, n);
     return 0;
 }
 
@@ -248,7 +249,7 @@ static ag_status read_staged(ag_ctx *ctx, nn_params *params, const nn_reader *re
             status = ag_fail(ctx, AG_EIO, "%s: reading %s: %s", reader->path, param->name,
                              strerror(error));
         } else {
-            nn_to_f32(stored.dtype, raw, param->numel, plain);
+            ag_widen(plain, stored.dtype, raw, param->numel);
             status = nn_param_unpublish(ctx, param, param->value, plain);
         }
         ag_delete(plain);

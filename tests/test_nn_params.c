@@ -4,8 +4,8 @@
 
 #include <errno.h>
 
+#include "autograd/numbers.h"
 #include "autograd/random.h"
-#include "nn/layout.h"
 
 /* --- the real models, on the device that takes no memory ---------------------------------- */
 
@@ -266,7 +266,7 @@ static void load_values(void **state)
                        {bytes, bytes, bytes},
                        -1};
 
-            nn_from_f32(dtypes[k], values, CONV_VALUES, bytes);
+            ag_narrow(bytes, dtypes[k], values, CONV_VALUES);
             assert_int_equal(nn_params_alloc(ctx, p, wide ? AG_F32 : AG_F16), AG_OK);
             assert_int_equal(load(ctx, p, &s), AG_OK);
             for (int i = 0; i < 3; i++) {
@@ -364,13 +364,13 @@ static void half_precision(void **state)
         float got;
 
         memcpy(&want, &half, sizeof want);
-        nn_to_f32(AG_F16, &half, 1, &got);
+        ag_widen(&got, AG_F16, &half, 1);
         if (isnan((float)want)) {
             assert_true(isnan(got));
             continue;
         }
         assert_true(got == (float)want && signbit(got) == signbit((float)want));
-        nn_from_f32(AG_F16, &got, 1, &back);
+        ag_narrow(&back, AG_F16, &got, 1);
         assert_int_equal(back, half);
     }
     for (uint32_t i = 0; i < 2000000; i++) {
@@ -384,7 +384,7 @@ static void half_precision(void **state)
             continue;
         half = (_Float16)value;
         memcpy(&want, &half, sizeof want);
-        nn_from_f32(AG_F16, &value, 1, &got);
+        ag_narrow(&got, AG_F16, &value, 1);
         assert_int_equal(got, want);
     }
 }
@@ -398,12 +398,12 @@ static void brain_float(void **state)
     float out[7];
 
     (void)state;
-    nn_from_f32(AG_BF16, in, 7, half);
-    nn_to_f32(AG_BF16, half, 7, out);
+    ag_narrow(half, AG_BF16, in, 7);
+    ag_widen(out, AG_BF16, half, 7);
     for (int i = 0; i < 7; i++)
         assert_true(i == 3 ? out[i] < -3.38e38f : out[i] == want[i]);
-    nn_from_f32(AG_BF16, &not_a_number, 1, half);
-    nn_to_f32(AG_BF16, half, 1, out);
+    ag_narrow(half, AG_BF16, &not_a_number, 1);
+    ag_widen(out, AG_BF16, half, 1);
     assert_true(isnan(out[0]));
 }
 

@@ -286,8 +286,8 @@ static double get(const void *x, ag_dtype dtype, int64_t i)
 {
     switch (dtype) {
     case AG_F32: return ((const float *)x)[i];
-    case AG_BF16: return cpu_bf16_to(((const uint16_t *)x)[i]);
-    case AG_F16: return cpu_f16_to(((const uint16_t *)x)[i]);
+    case AG_BF16: return ag_f32_of_bf16(((const uint16_t *)x)[i]);
+    case AG_F16: return ag_f32_of_f16(((const uint16_t *)x)[i]);
     case AG_F64: return ((const double *)x)[i];
     case AG_I64: return (double)((const int64_t *)x)[i];
     case AG_I32: return ((const int32_t *)x)[i];
@@ -307,8 +307,8 @@ static void put(void *y, ag_dtype dtype, int64_t i, double x)
 {
     switch (dtype) {
     case AG_F32: ((float *)y)[i] = (float)x; break;
-    case AG_BF16: ((uint16_t *)y)[i] = cpu_bf16_from(round_to_odd(x)); break;
-    case AG_F16: ((uint16_t *)y)[i] = cpu_f16_from(round_to_odd(x)); break;
+    case AG_BF16: ((uint16_t *)y)[i] = ag_bf16_of_f32(round_to_odd(x)); break;
+    case AG_F16: ((uint16_t *)y)[i] = ag_f16_of_f32(round_to_odd(x)); break;
     case AG_F64: ((double *)y)[i] = x; break;
     case AG_I64:
         ((int64_t *)y)[i] = integer(x, -0x1p63, 0x1p63, INT64_MIN, INT64_MAX);

@@ -8,6 +8,7 @@
 
 #include "autograd/cpu/elementwise.h"
 #include "autograd/cpu/optimizer.h"
+#include "autograd/numbers.h"
 
 enum { CPU_PIECE = 16384 }; /* elements; 64 KiB of f32 */
 
@@ -62,66 +63,6 @@ static inline int cpu_team(int64_t n, int n_threads)
 {
     const int64_t worth = 1 + n / 8192;
     return worth < n_threads ? (int)worth : n_threads;
-}
-
-/* f32 <-> 16 bits, one element; to the nearest, ties to even. */
-static inline uint16_t cpu_bf16_from(float x)
-{
-    union {
-        float f;
-        uint32_t u;
-    } v = {x};
-    const uint32_t rounded = (v.u + 0x7fffu + (v.u >> 16 & 1u)) >> 16;
-    return (uint16_t)((v.u & 0x7fffffffu) > 0x7f800000u ? v.u >> 16 | 0x40u : rounded);
-}
-
-static inline float cpu_bf16_to(uint16_t x)
-{
-    union {
-        uint32_t u;
-        float f;
-    } v = {(uint32_t)x << 16};
-    return v.f;
-}
-
-static inline uint16_t cpu_f16_from(float x)
-{
-    union {
-        float f;
-        uint32_t u;
-    } v = {x}, m = {x};
-    const uint16_t sign = (uint16_t)(v.u >> 16 & 0x8000u);
-
-    m.u &= 0x7fffffffu;
-    if (m.u > 0x7f800000u) /* NaN: quiet, the upper bits of its payload kept */
-        return (uint16_t)(sign | 0x7e00u | (m.u >> 13 & 0x1ffu));
-    if (m.u >= 0x477ff000u) /* 65520 and more round to infinity */
-        return (uint16_t)(sign | 0x7c00u);
-    if (m.u < 0x38800000u) { /* below 2^-14: adding 1/2 puts units of 2^-24 into the low bits */
-        m.f += 0.5f;
-        return (uint16_t)(sign | (m.u - 0x3f000000u));
-    }
-    return (uint16_t)(sign | (m.u - 0x38000000u + 0xfffu + (m.u >> 13 & 1u)) >> 13);
-}
-
-static inline float cpu_f16_to(uint16_t x)
-{
-    const uint32_t exponent = x >> 10 & 0x1fu, mantissa = x & 0x3ffu;
-    union {
-        uint32_t u;
-        float f;
-    } v;
-
-    if (exponent == 0) {
-        v.f = (float)mantissa * 0x1p-24f;
-        v.u |= (uint32_t)(x & 0x8000u) << 16;
-    } else if (exponent == 31) {
-        v.u = (uint32_t)(x & 0x8000u) << 16 | 0x7f800000u | mantissa << 13 |
-              (mantissa ? 0x400000u : 0);
-    } else {
-        v.u = (uint32_t)(x & 0x8000u) << 16 | (exponent + 112) << 23 | mantissa << 13;
-    }
-    return v.f;
 }
 
 #endif /* AG_CPU_ELEMENTWISE_INTERNAL_H */

@@ -200,13 +200,13 @@ static void geglu_grad_row(float *du, const float *u, const float *dy, int64_t c
 static void to_bf16(uint16_t *y, const float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        y[i] = cpu_bf16_from(x[i]);
+        y[i] = ag_bf16_of_f32(x[i]);
 }
 
 static void from_bf16(float *y, const uint16_t *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        y[i] = cpu_bf16_to(x[i]);
+        y[i] = ag_f32_of_bf16(x[i]);
 }
 
 static void to_f16(uint16_t *y, const float *x, int64_t n)
@@ -219,7 +219,7 @@ static void to_f16(uint16_t *y, const float *x, int64_t n)
                          _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
 #endif
     for (; i < n; i++)
-        y[i] = cpu_f16_from(x[i]);
+        y[i] = ag_f16_of_f32(x[i]);
 }
 
 static void from_f16(float *y, const uint16_t *x, int64_t n)
@@ -232,7 +232,7 @@ static void from_f16(float *y, const uint16_t *x, int64_t n)
                                                                 (x + i))));
 #endif
     for (; i < n; i++)
-        y[i] = cpu_f16_to(x[i]);
+        y[i] = ag_f32_of_f16(x[i]);
 }
 
 /* --- losses ----------------------------------------------------------------------------------- */
