@@ -1,4 +1,5 @@
 /* main.c - agewright COMMAND ... : the list of commands and nothing else. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +57,8 @@ int main(int argc, char **argv)
     int n = 0;
 
     calm_waiting_threads(argv);
+    signal(SIGXFSZ, SIG_IGN); /* a file too large is an error of the write, told in one line */
+    signal(SIGPIPE, SIG_IGN);
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
         print_usage(argc < 2 ? stderr : stdout);
         return argc < 2 ? CLI_EXIT_USAGE : CLI_EXIT_OK;

@@ -19,6 +19,7 @@ struct train_latents {
     int64_t channels, side, factor;
     bool *is_random_crop;                         /* [set->n] */
     char (*keys)[N_FLIPS][DATA_SHA256_TEXT];      /* [set->n]; "" when encoded each time */
+    char *folder;                                 /* options.folder */
     float *values;                                /* one posterior, [side, side, 2 channels] */
 };
 
@@ -99,6 +100,8 @@ ag_status train_latents_new(train_latents **out, ag_ctx *ctx, const train_latent
     if (!l)
         return ag_status_of(ctx);
     l->options = *options;
+    l->folder = options->folder ? ag_strdup(ctx, options->folder) : NULL;
+    l->options.folder = l->folder;
     l->set = set;
     l->vae = vae;
     l->channels = nn_vae_config_of(vae)->latent_channels;
@@ -126,6 +129,7 @@ void train_latents_free(train_latents *l)
     ag_delete(l->is_random_crop);
     ag_delete(l->keys);
     ag_delete(l->values);
+    ag_delete(l->folder);
     ag_delete(l);
 }
 

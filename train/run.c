@@ -61,8 +61,10 @@ ag_status train_prepare_output(ag_ctx *ctx, const train_options *o)
     else if (fclose(file) != 0 || remove(probe) != 0)
         ag_fail(ctx, AG_EIO, "%s: cannot be written: %s", probe, strerror(errno));
     ag_delete(probe);
-    if (ag_status_of(ctx) != AG_OK || o->resume_from_checkpoint || o->overwrite_output_dir)
+    if (ag_status_of(ctx) != AG_OK || o->resume_from_checkpoint)
         return ag_status_of(ctx);
+    if (o->overwrite_output_dir) /* or "latest" would find the older run's */
+        return train_checkpoint_clear(ctx, o->output_dir);
     newest = train_checkpoint_newest(ctx, o->output_dir);
     if (newest >= 0)
         return ag_fail(ctx, AG_EINVAL,
