@@ -1,14 +1,13 @@
-/* text_file.c - whole small files in and out. The order of a safe write is: write beside, flush
- * the file, rename, flush the folder (tests kill it in between; one of the two files is whole). */
+/* text_file.c - whole small files in and out. */
 #include "data/text_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "data/file.h"
 
 ag_status data_file_read(char **out, size_t *out_size, ag_ctx *ctx, const char *path,
                          size_t max_bytes)
@@ -62,70 +61,15 @@ out:
     return status;
 }
 
-/* Flush the folder that holds path, so that the new name itself is on disk. */
-static void flush_folder_of(char *path)
-{
-    char *slash = strrchr(path, '/');
-    int folder;
-
-    if (slash)
-        slash[slash == path] = 0;
-    folder = open(slash ? path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0)
-        return;
-    (void)fsync(folder); /* some file systems cannot; the rename has happened all the same */
-    close(folder);
-}
-
 ag_status data_file_write(ag_ctx *ctx, const char *path, const void *bytes, size_t size)
 {
-    char *beside = ag_printf(ctx, "%s.XXXXXX", path);
-    const char *at = bytes;
-    size_t left = size;
-    mode_t mask;
-    int file = -1;
-    ag_status status = AG_OK;
+    data_writer *writer = NULL;
+    const ag_status status = data_writer_open(&writer, ctx, path, size);
 
-    if (!beside)
-        return AG_ENOMEM;
-    file = mkostemp(beside, O_CLOEXEC);
-    if (file < 0) {
-        status = ag_fail(ctx, AG_EIO, "%s: cannot be written: %s", path, strerror(errno));
-        goto out;
-    }
-    mask = umask(0);
-    (void)umask(mask);
-    if (fchmod(file, 0666 & ~mask) != 0)
-        goto failed;
-    while (left > 0) {
-        const ssize_t n = write(file, at, left);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            goto failed;
-        at += n;
-        left -= (size_t)n;
-    }
-    if (fsync(file) != 0 && errno != EINVAL)
-        goto failed;
-    if (close(file) != 0) {
-        file = -1;
-        goto failed;
-    }
-    file = -1;
-    if (rename(beside, path) != 0)
-        goto failed;
-    flush_folder_of(beside);
-    goto out;
-failed:
-    status = ag_fail(ctx, AG_EIO, "%s: cannot be written: %s", path, strerror(errno));
-    if (file >= 0)
-        close(file);
-    (void)unlink(beside);
-out:
-    ag_delete(beside);
-    return status;
+    if (status != AG_OK)
+        return status;
+    (void)data_writer_put(writer, bytes, size); /* closing fails too, then */
+    return data_writer_close(writer);
 }
 
 ag_status data_folder_make(ag_ctx *ctx, const char *path)
