@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "data/safetensors.h"
+#include "data/yaml.h"
 
 /* --- reading ------------------------------------------------------------------------------------- */
 
@@ -142,15 +143,13 @@ ag_status pipe_load_single(ag_ctx *ctx, nn_params *params, data_weights *weights
     return status;
 }
 
-/* global_step of a .ckpt when it was kept as a tensor; -1 otherwise. */
-static int64_t global_step(ag_ctx *ctx, data_weights *weights)
+/* global_step of a .ckpt, which stands as a number beside its state_dict; -1: not said. */
+static int64_t global_step(const data_weights *weights)
 {
-    const int64_t i = data_weights_find(weights, "global_step");
-    int64_t step = -1;
+    const char *text = data_weights_metadata(weights, "global_step");
+    int64_t step;
 
-    if (i >= 0 && data_weights_at(weights, i)->dtype == DATA_I64 && data_weights_at(weights, i)->n_values == 1)
-        data_weights_read(ctx, weights, i, &step);
-    return step;
+    return text && data_text_to_int(&step, text) ? step : -1;
 }
 
 ag_status pipe_recognise(data_single *single, ag_ctx *ctx, data_weights *weights)
@@ -166,7 +165,7 @@ ag_status pipe_recognise(data_single *single, ag_ctx *ctx, data_weights *weights
         const data_tensor *t = data_weights_at(weights, i);
         list[i] = (data_named_shape){.name = t->name, .n_dims = t->n_dims, .dims = t->dims};
     }
-    status = data_single_recognise(single, ctx, path, list, n, global_step(ctx, weights));
+    status = data_single_recognise(single, ctx, path, list, n, global_step(weights));
     for (int64_t i = 0; i < data_weights_n_metadata(weights) && status == AG_OK; i++) {
         const data_pair pair = data_weights_metadata_at(weights, i);
         status = data_single_set_text(single, ctx, path, pair.key, pair.value);
