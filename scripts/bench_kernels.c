@@ -6,7 +6,7 @@
  * contains it. Prints for every shape the best of several runs: ours (the kernel that the library
  * picks) and oneDNN's in ms and GF/s of the direct form. oneDNN is capped by DNNL_MAX_CPU_ISA.
  * Build: make build/release/libagewright.a, then
- *   gcc -O2 -fopenmp -I. scripts/bench_kernels.c build/release/libagewright.a -ldnnl -lm -o bench_kernels
+ *   gcc -O2 -fopenmp -I. scripts/bench_kernels.c build/release/libagewright.a -ldnnl -lm
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,7 +144,8 @@ static void bench_gemm(cpu_state *state, const char *text)
         bool failed = false;
 
         snprintf(name, sizeof name, "%lldx%lldx%lld %c%c x%lld", (long long)m, (long long)n,
-                 (long long)k, shapes[i].ta ? 'T' : 'N', shapes[i].tb ? 'T' : 'N', (long long)batch);
+                 (long long)k, shapes[i].ta ? 'T' : 'N', shapes[i].tb ? 'T' : 'N',
+                 (long long)batch);
         if (text && !strstr(name, text))
             continue;
         r.gemm = (cpu_gemm_call){.m = m, .n = n, .k = k, .a = numbers(m * k * batch),
@@ -165,13 +166,16 @@ static void bench_conv(cpu_state *state, cpu_conv_pass pass, const char *text)
     static const struct {
         int64_t size, c, o, k, stride;
     } shapes[] = {
-        {64, 320, 320, 3, 1},   {32, 640, 640, 3, 1},   {16, 1280, 1280, 3, 1}, {8, 1280, 1280, 3, 1},
-        {64, 960, 320, 3, 1},   {64, 640, 320, 3, 1},   {32, 320, 640, 3, 1},   {32, 1920, 640, 3, 1},
-        {16, 2560, 1280, 3, 1}, {8, 2560, 1280, 3, 1},  {64, 320, 320, 3, 2},   {32, 640, 640, 3, 2},
-        {16, 1280, 1280, 3, 2}, {64, 4, 320, 3, 1},     {64, 320, 4, 3, 1},     {64, 320, 320, 1, 1},
-        {64, 960, 320, 1, 1},   {16, 2560, 1280, 1, 1}, {64, 512, 512, 3, 1},   {128, 512, 512, 3, 1},
-        {256, 256, 256, 3, 1},  {256, 512, 256, 3, 1},  {512, 128, 128, 3, 1},  {512, 256, 128, 3, 1},
-        {512, 3, 128, 3, 1},    {512, 128, 3, 3, 1},    {512, 128, 128, 3, 2},  {64, 512, 8, 3, 1},
+        {64, 320, 320, 3, 1},    {32, 640, 640, 3, 1},    {16, 1280, 1280, 3, 1},
+        {8, 1280, 1280, 3, 1},   {64, 960, 320, 3, 1},    {64, 640, 320, 3, 1},
+        {32, 320, 640, 3, 1},    {32, 1920, 640, 3, 1},   {16, 2560, 1280, 3, 1},
+        {8, 2560, 1280, 3, 1},   {64, 320, 320, 3, 2},    {32, 640, 640, 3, 2},
+        {16, 1280, 1280, 3, 2},  {64, 4, 320, 3, 1},      {64, 320, 4, 3, 1},
+        {64, 320, 320, 1, 1},    {64, 960, 320, 1, 1},    {16, 2560, 1280, 1, 1},
+        {64, 512, 512, 3, 1},    {128, 512, 512, 3, 1},   {256, 256, 256, 3, 1},
+        {256, 512, 256, 3, 1},   {512, 128, 128, 3, 1},   {512, 256, 128, 3, 1},
+        {512, 3, 128, 3, 1},     {512, 128, 3, 3, 1},     {512, 128, 128, 3, 2},
+        {64, 512, 8, 3, 1},
     };
 
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
@@ -193,9 +197,12 @@ static void bench_conv(cpu_state *state, cpu_conv_pass pass, const char *text)
         r.x = numbers(s * s * c), r.w = numbers(o * k * k * c), r.y = numbers(oh * ow * o);
         r.b = numbers(o);
         r.plan = cpu_onednn_conv(cpu_state_onednn(state), &r.conv, pass, &failed);
-        scratch = pass == CPU_CONV_FORWARD         ? cpu_conv2d_forward_scratch(state, &r.conv)
-                  : pass == CPU_CONV_BACKWARD_DATA ? cpu_conv2d_backward_data_scratch(state, &r.conv)
-                                                   : cpu_conv2d_backward_weights_scratch(state, &r.conv);
+        if (pass == CPU_CONV_FORWARD)
+            scratch = cpu_conv2d_forward_scratch(state, &r.conv);
+        else if (pass == CPU_CONV_BACKWARD_DATA)
+            scratch = cpu_conv2d_backward_data_scratch(state, &r.conv);
+        else
+            scratch = cpu_conv2d_backward_weights_scratch(state, &r.conv);
         report(name, &r, 2e-9 * (double)(oh * ow * o) * (double)(k * k * c),
                cpu_conv_kernel_name(state, &r.conv, pass), scratch,
                r.plan ? cpu_onednn_scratch(r.plan) : 0);

@@ -80,7 +80,7 @@ static void check_error(const char *what, const cpu_conv *c, int isa, const floa
                  (long long)c->dilation, error, most / size);
 }
 
-/* --- the reference itself ---------------------------------------------------------------------- */
+/* --- the reference itself ------------------------------------------------------------------- */
 
 /* The formula of conv.h as a scatter, in double: for every pair of pixels that meet. */
 static void test_reference(void **unused)
@@ -97,11 +97,13 @@ static void test_reference(void **unused)
         const cpu_conv *c = &shapes[s];
         const int64_t oh = cpu_conv_out_h(c), ow = cpu_conv_out_w(c);
         uint64_t seed = 3;
-        float *x = check_random(count_x(c), &seed, 0, 1), *w = check_random(count_w(c), &seed, 0, 1);
+        float *x = check_random(count_x(c), &seed, 0, 1);
+        float *w = check_random(count_w(c), &seed, 0, 1);
         float *b = check_random(c->o, &seed, 0, 1), *dy = check_random(count_y(c), &seed, 0, 1);
         float *y = check_floats(count_y(c)), *dx = check_floats(count_x(c));
         float *dw = check_floats(count_w(c)), *db = check_floats(c->o);
-        double *want_y = check_doubles(NULL, count_y(c)), *want_dx = check_doubles(NULL, count_x(c));
+        double *want_y = check_doubles(NULL, count_y(c));
+        double *want_dx = check_doubles(NULL, count_x(c));
         double *want_dw = check_doubles(NULL, count_w(c)), *want_db = check_doubles(NULL, c->o);
 
         for (int64_t p = 0; p < c->n * oh * ow; p++)
@@ -135,7 +137,7 @@ static void test_reference(void **unused)
     }
 }
 
-/* --- the three passes as the library runs them -------------------------------------------------- */
+/* --- the three passes as the library runs them ---------------------------------------------- */
 
 typedef struct passes {
     float *y, *dx, *dw, *db;
@@ -188,7 +190,8 @@ static void compare(const cpu_conv *conv, bool with_bias, int isa)
 {
     cpu_conv f32 = *conv;
     uint64_t seed = 11;
-    float *x = check_random(count_x(conv), &seed, 0.1, 1), *w = check_random(count_w(conv), &seed, 0, 1);
+    float *x = check_random(count_x(conv), &seed, 0.1, 1);
+    float *w = check_random(count_w(conv), &seed, 0, 1);
     float *dy = check_random(count_y(conv), &seed, 0.1, 1);
     float *b = with_bias ? check_random(conv->o, &seed, 0, 1) : NULL;
     uint16_t *x_half = NULL, *w_half = NULL, *dy_half = NULL;
@@ -279,7 +282,8 @@ static void winograd_of(int isa)
 static void both_sides_of(int isa)
 {
     const cpu_conv c = {.n = 2, .h = 11, .w = 14, .c = 50, .o = 39, .kh = 3, .kw = 3, .stride = 1,
-                        .dilation = 1, .pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1};
+                        .dilation = 1, .pad_top = 1, .pad_bottom = 1, .pad_left = 1,
+                        .pad_right = 1};
     const winograd_shape forward = winograd_forward_shape(&c), back = winograd_backward_shape(&c);
     uint64_t seed = 19;
     float *x = check_random(count_x(&c), &seed, 0, 1), *w = check_random(count_w(&c), &seed, 0, 1);
@@ -346,7 +350,8 @@ static void test_bf16(void **unused)
 static void nan_of(int isa)
 {
     const cpu_conv c = {.n = 1, .h = 24, .w = 24, .c = 32, .o = 32, .kh = 3, .kw = 3, .stride = 1,
-                        .dilation = 1, .pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1};
+                        .dilation = 1, .pad_top = 1, .pad_bottom = 1, .pad_left = 1,
+                        .pad_right = 1};
     uint64_t seed = 5;
     float *x = check_random(count_x(&c), &seed, 0, 1), *w = check_random(count_w(&c), &seed, 0, 1);
     float *dy = check_random(count_y(&c), &seed, 0, 1);
@@ -366,7 +371,7 @@ static void test_nan(void **unused)
     check_each_isa(nan_of);
 }
 
-/* --- the shapes of Stable Diffusion 1.5 ---------------------------------------------------------- */
+/* --- the shapes of Stable Diffusion 1.5 ----------------------------------------------------- */
 
 /* size, channels in and out, kernel, stride: U-Net at 64x64 latents, VAE at 512 pixels */
 static const int64_t sd_shapes[][5] = {
@@ -405,7 +410,8 @@ static void test_full_size(void **unused)
         const cpu_conv c = sd_conv(sd_shapes[picks[k]]);
         const int64_t oh = cpu_conv_out_h(&c), ow = cpu_conv_out_w(&c);
         uint64_t seed = 23;
-        float *x = check_random(count_x(&c), &seed, 0, 1), *w = check_random(count_w(&c), &seed, 0, 1);
+        float *x = check_random(count_x(&c), &seed, 0, 1);
+        float *w = check_random(count_w(&c), &seed, 0, 1);
         float *b = check_random(c.o, &seed, 0, 1), *y = check_floats(count_y(&c));
         cpu_state *state = cpu_state_new(2);
         void *scratch = check_scratch(cpu_conv2d_forward_scratch(state, &c));
@@ -452,7 +458,8 @@ static int count_references(void)
                     print_error("oneDNN: reference loops for shape %d, pass %d, %s\n", (int)i, pass,
                                 half ? "bf16" : "f32");
                 }
-                n_bad += failed || strstr(cpu_conv_kernel_name(state, &c, (cpu_conv_pass)pass), "ref");
+                n_bad += failed ||
+                         strstr(cpu_conv_kernel_name(state, &c, (cpu_conv_pass)pass), "ref");
             }
     cpu_state_free(state);
     return n_bad;

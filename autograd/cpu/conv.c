@@ -50,7 +50,7 @@ static int64_t y_pixels(const cpu_conv *c)
     return c->n * cpu_conv_out_h(c) * cpu_conv_out_w(c);
 }
 
-/* --- what runs a pass ---------------------------------------------------------------------------- */
+/* --- what runs a pass ----------------------------------------------------------------------- */
 
 typedef enum conv_algorithm {
     CONV_EMPTY, /* an axis of length zero: at most zeros to write */
@@ -120,7 +120,7 @@ static cpu_gemm_call product_of(const cpu_conv *c, cpu_conv_pass pass, float *ou
     return call;
 }
 
-/* --- one pass in f32 ------------------------------------------------------------------------------ */
+/* --- one pass in f32 ------------------------------------------------------------------------ */
 
 static size_t scratch_f32(cpu_state *state, const cpu_conv *c, cpu_conv_pass pass,
                           const conv_choice *choice)
@@ -158,7 +158,7 @@ static bool run_f32(cpu_state *state, const cpu_conv *c, cpu_conv_pass pass,
     return true;
 }
 
-/* --- types ---------------------------------------------------------------------------------------- */
+/* --- types ---------------------------------------------------------------------------------- */
 
 /* An operand of a pass: how many elements of which type. */
 typedef struct conv_operand {
@@ -251,7 +251,7 @@ static bool run_pass(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass,
     return true;
 }
 
-/* --- the interface -------------------------------------------------------------------------------- */
+/* --- the interface -------------------------------------------------------------------------- */
 
 size_t cpu_conv2d_forward_scratch(cpu_state *state, const cpu_conv *conv)
 {
@@ -320,8 +320,10 @@ const char *cpu_conv_kernel_name(cpu_state *state, const cpu_conv *conv, cpu_con
 {
     static const char *const names[3][CPU_ISA_AMX + 1] = {
         {"im2col portable", "im2col avx2", "im2col avx512", "im2col avx512"},
-        {"winograd 2x2 portable", "winograd 2x2 avx2", "winograd 2x2 avx512", "winograd 2x2 avx512"},
-        {"winograd 4x4 portable", "winograd 4x4 avx2", "winograd 4x4 avx512", "winograd 4x4 avx512"},
+        {"winograd 2x2 portable", "winograd 2x2 avx2", "winograd 2x2 avx512",
+         "winograd 2x2 avx512"},
+        {"winograd 4x4 portable", "winograd 4x4 avx2", "winograd 4x4 avx512",
+         "winograd 4x4 avx512"},
     };
     const conv_choice choice = choose(state, conv, pass);
     const int isa = (int)cpu_state_isa(state);

@@ -1,6 +1,7 @@
 /* conv.h - two-dimensional convolution on the CPU, channels last: forward and both gradients.
  *
- *   y[n,oy,ox,o] = b[o] + sum over ky,kx,i of x[n, oy s + ky d - top, ox s + kx d - left, i] w[o,ky,kx,i]
+ *   y[n,oy,ox,o] = b[o] + sum over ky,kx,i of
+ *                  x[n, oy s + ky d - top, ox s + kx d - left, i] w[o,ky,kx,i]
  *
  * x [N,H,W,I], w [O,kh,kw,I], b [O], y [N,OH,OW,O]; s stride, d dilation; x is 0 outside.
  * Which algorithm runs is decided by shape and instruction set (conv.c says how):

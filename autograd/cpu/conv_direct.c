@@ -20,8 +20,10 @@ void cpu_conv_direct_forward(float *y, const cpu_conv *conv, const float *x, con
                 double sum = b ? b[o] : 0.0;
                 for (int64_t ky = 0; ky < conv->kh; ky++)
                     for (int64_t kx = 0; kx < conv->kw; kx++) {
-                        const int64_t iy = place(oy, ky, conv->stride, conv->dilation, conv->pad_top);
-                        const int64_t ix = place(ox, kx, conv->stride, conv->dilation, conv->pad_left);
+                        const int64_t iy =
+                            place(oy, ky, conv->stride, conv->dilation, conv->pad_top);
+                        const int64_t ix =
+                            place(ox, kx, conv->stride, conv->dilation, conv->pad_left);
                         if (iy < 0 || iy >= conv->h || ix < 0 || ix >= conv->w)
                             continue;
                         const float *pixel = x + ((n * conv->h + iy) * conv->w + ix) * I;

@@ -30,7 +30,7 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* --- forward ----------------------------------------------------------------------------------- */
+/* --- forward -------------------------------------------------------------------------------- */
 
 /* Row r of dst: the patch of an output pixel, from element k0 on. */
 static void forward_fill_a(const gemm_job *job, int64_t batch, float *dst, int64_t ld, int64_t row,
@@ -85,7 +85,7 @@ static gemm_job forward_job(const conv_job *j, const float *b, int isa)
         .same_b = true, .row_c = dense_row_c, .kernels = gemm_kernels_of(isa), .user = j};
 }
 
-/* --- backward by weights ------------------------------------------------------------------------ */
+/* --- backward by weights -------------------------------------------------------------------- */
 
 static void weights_fill_a(const gemm_job *job, int64_t batch, float *dst, int64_t ld, int64_t row,
                            int64_t n_rows, int64_t k0, int64_t n_k)
@@ -167,7 +167,7 @@ static gemm_job weights_job(const conv_job *j, int isa)
         .row_c = dense_row_c, .kernels = gemm_kernels_of(isa), .user = j};
 }
 
-/* --- backward by data --------------------------------------------------------------------------- */
+/* --- backward by data ----------------------------------------------------------------------- */
 
 /* Input places p >= 0 with (p + pad) mod s == phase, and the taps t with t d mod s == phase. */
 static phase_axis phase_of(int64_t phase, int64_t size, int64_t kernel, int64_t pad, int64_t stride,
@@ -266,7 +266,7 @@ static gemm_job data_job(conv_job *j, int64_t phase_y, int64_t phase_x, int isa)
         .kernels = gemm_kernels_of(isa), .user = j};
 }
 
-/* --- the interface ------------------------------------------------------------------------------- */
+/* --- the interface -------------------------------------------------------------------------- */
 
 static conv_job job_of(const cpu_conv *conv, const float *x, const float *w, float *y)
 {

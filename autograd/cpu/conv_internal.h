@@ -8,7 +8,7 @@
 #include "autograd/cpu/conv.h"
 #include "autograd/cpu/gemm_internal.h"
 
-/* --- im2col (conv_im2col.c): any size, stride, dilation, padding ------------------------------ */
+/* --- im2col (conv_im2col.c): any size, stride, dilation, padding ---------------------------- */
 
 size_t conv_im2col_scratch(const cpu_conv *conv, cpu_conv_pass pass, int isa, int n_threads);
 void conv_im2col_forward(float *y, const cpu_conv *conv, const float *x, const float *w,
@@ -18,7 +18,7 @@ void conv_im2col_backward_data(float *dx, const cpu_conv *conv, const float *dy,
 void conv_im2col_backward_weights(float *dw, const cpu_conv *conv, const float *x, const float *dy,
                                   void *scratch, int isa, int n_threads);
 
-/* --- Winograd (conv_winograd.c): 3x3, stride 1, dilation 1; forward and backward by data ------- */
+/* --- Winograd (conv_winograd.c): 3x3, stride 1, dilation 1; forward and backward by data ---- */
 
 /* A correlation of 3x3 taps: out [N,OH,OW,C_out] from in [N,H,W,C_in], with tap (ky,kx) of output
  * pixel (oy,ox) at input pixel (oy + ky - top, ox + kx - left). top and left may be negative. */

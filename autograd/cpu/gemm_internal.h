@@ -28,7 +28,7 @@ typedef struct gemm_kernels {
     int mr, nr;
     int a_step;        /* mr rounded up to whole vectors */
     int column_panels; /* most panels of B in a task: what fits the second-level cache */
-    bool a_in_l1;      /* a block of A stays in the first level while panels of B pass; else reverse */
+    bool a_in_l1;      /* a panel of A stays in the first level while B passes; else reverse */
     gemm_tile_fn *tile_rows, *tile_panels;
 
     /* Panels of B from b(l,j) = src[l * ld + j], or src[j * ld + l] (transposed), for l < k,
@@ -36,7 +36,8 @@ typedef struct gemm_kernels {
     void (*pack_b)(float *dst, const float *src, int64_t ld, bool transposed, int64_t k, int64_t n);
     /* Panels of A from a(i,l) = src[l * ld + i], i < m. What fills up panels is undefined. */
     void (*pack_a)(float *dst, const float *src, int64_t ld, int64_t m, int64_t k);
-    /* c[i] = sum_l a(i,l) b[j * ldb + l]: few rows, where packing B would cost more than the product */
+    /* As a tile, with b(l,j) = b[j * ldb + l] as it lies: for m <= 4, where packing B would cost
+     * more than the product. */
     void (*dots)(int m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                  int64_t ldb, float *const *c, float alpha, float beta, const float *bias);
 } gemm_kernels;

@@ -2,7 +2,7 @@
  *
  * A plan is a primitive, the reorder of the weights before it (or of their gradient after it), and
  * one memory object per operand without data of its own; a call sets the pointers. Scratch is
- *   [packed weights][bias of zeros][scratchpad of the reorder or the primitive, whichever is larger]
+ *   [packed weights][bias of zeros][scratchpad of the reorder or the primitive, the larger]
  * each from a 64-byte boundary.
  */
 #include "autograd/cpu/onednn.h"
@@ -55,7 +55,7 @@ static size_t round64(size_t bytes)
     return (bytes + 63) & ~(size_t)63;
 }
 
-/* --- the library ------------------------------------------------------------------------------ */
+/* --- the library ---------------------------------------------------------------------------- */
 
 /* oneDNN obeys our cap when it has not been told one itself and has not yet been used. */
 static void cap_library_isa(void)
@@ -117,7 +117,7 @@ void cpu_onednn_free(cpu_onednn *library)
     free(library);
 }
 
-/* --- plans by shape --------------------------------------------------------------------------- */
+/* --- plans by shape ------------------------------------------------------------------------- */
 
 static cpu_onednn_plan **bucket_of(cpu_onednn *library, const plan_key *key)
 {
@@ -206,7 +206,7 @@ typedef struct operand {
     slot_kind kind;
     dnnl_query_t query;             /* which layout the primitive chose */
     int index;                      /* of the query */
-    const dnnl_memory_desc_t *user; /* the layout outside when the primitive may choose; else NULL */
+    const dnnl_memory_desc_t *user; /* the layout outside when the primitive chooses; or NULL */
 } operand;
 
 static dnnl_status_t plan_operand(cpu_onednn_plan *plan, cpu_onednn *library,
@@ -298,7 +298,7 @@ static dnnl_data_type_t data_type(ag_dtype type)
     return type == AG_BF16 ? dnnl_bf16 : dnnl_f32;
 }
 
-/* --- convolution ------------------------------------------------------------------------------- */
+/* --- convolution ---------------------------------------------------------------------------- */
 
 const cpu_onednn_plan *cpu_onednn_conv(cpu_onednn *library, const cpu_conv *conv,
                                        cpu_conv_pass pass, bool *failed)
@@ -382,7 +382,7 @@ const cpu_onednn_plan *cpu_onednn_conv(cpu_onednn *library, const cpu_conv *conv
     return NULL;
 }
 
-/* --- matrix product ---------------------------------------------------------------------------- */
+/* --- matrix product ------------------------------------------------------------------------- */
 
 /* rows x cols with a row stride, or its transpose's storage. A row stride of 1-wide matrices is
  * free: oneDNN wants it large enough. */
@@ -452,7 +452,7 @@ const cpu_onednn_plan *cpu_onednn_gemm(cpu_onednn *library, const cpu_gemm_call 
     return plan;
 }
 
-/* --- running ----------------------------------------------------------------------------------- */
+/* --- running -------------------------------------------------------------------------------- */
 
 size_t cpu_onednn_scratch(const cpu_onednn_plan *plan)
 {
