@@ -408,7 +408,7 @@ static void print_wrapped(const char *text, int column, int width)
 
 enum { HELP_COLUMN = 36, HELP_WIDTH = 110 };
 
-static void print_flag(const cli_flag *flag)
+static void print_flag(const cli_flag *flag, bool nothing_required)
 {
     char left[256], help[1024];
     size_t at = (size_t)snprintf(left, sizeof left, "  --%s", flag->name);
@@ -423,7 +423,8 @@ static void print_flag(const cli_flag *flag)
     if (flag->fallback && flag->fallback[0] && flag->kind != CLI_SWITCH)
         snprintf(help, sizeof help, "%s (%s)", flag->help, flag->fallback);
     else
-        snprintf(help, sizeof help, "%s%s", flag->help, flag->required ? " (required)" : "");
+        snprintf(help, sizeof help, "%s%s", flag->help,
+                 flag->required && !nothing_required ? " (required)" : "");
     if (strlen(left) >= HELP_COLUMN)
         printf("%s\n%*s", left, HELP_COLUMN, "");
     else
@@ -436,12 +437,13 @@ void cli_print_help(const cli_syntax *syntax)
     printf("usage: agewright %s %s\n\n", syntax->command, syntax->usage);
     print_wrapped(syntax->summary, 0, HELP_WIDTH);
     for (const cli_group *group = syntax->groups; group->title; group++) {
-        printf("\n%s\n", group->title);
+        if (group->flags->name)
+            printf("\n%s\n", group->title);
         for (const cli_flag *flag = group->flags; flag->name; flag++)
-            print_flag(flag);
+            print_flag(flag, syntax->nothing_required);
     }
     printf("\n");
-    print_flag(&CONFIG_FLAG);
+    print_flag(&CONFIG_FLAG, false);
 }
 
 static json_t *value_of(const cli_flag *flag, const void *field)
