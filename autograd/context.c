@@ -230,11 +230,9 @@ ag_ctx *ag_ctx_new(const ag_ctx_options *options)
             return ctx;
         }
     }
-    if (ctx->options.device != AG_CUDA) { /* AG_META asks it what scratch a kernel would take */
-        ctx->cpu = cpu_state_new(ctx->options.n_threads);
-        if (!ctx->cpu)
-            ag_fail(ctx, AG_ENOMEM, "no memory for the CPU back end");
-    }
+    ctx->cpu = cpu_state_new(ctx->options.n_threads); /* AG_META asks it what scratch a kernel would take */
+    if (!ctx->cpu)
+        ag_fail(ctx, AG_ENOMEM, "no memory for the CPU back end");
     return ctx;
 }
 

@@ -318,15 +318,17 @@ ag_status ag_grad(ag_ctx *ctx, ag_tensor *const *outputs, ag_tensor *const *cota
 
     if (ctx->status != AG_OK)
         return ctx->status;
-    p.id = ctx->next_pass++;
-    for (int i = 0; i < n_inputs; i++) {
-        ag_gnode *node = inputs[i] ? inputs[i]->node : NULL;
+    for (int i = 0; i < n_inputs; i++) { /* before anything is marked */
         if (!inputs[i])
             return ag_fail(ctx, AG_EINVAL, "ag_grad: input %d is missing", i);
-        if (!node)
-            continue;
         if (grads[i] && p.create_graph)
             return ag_fail(ctx, AG_EINVAL, "ag_grad: a buffer cannot take a gradient that is recorded");
+    }
+    p.id = ctx->next_pass++;
+    for (int i = 0; i < n_inputs; i++) {
+        ag_gnode *node = inputs[i]->node;
+        if (!node)
+            continue;
         node->target = p.id;
         if (grads[i] && !node->call.op && !node->fn && !node->acc[0]) {
             node->acc[0] = ag_retain(grads[i]);

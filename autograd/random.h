@@ -47,7 +47,7 @@ typedef struct ag_draw {
 void ag_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
 uint32_t ag_draw_u32(const ag_draw *draw, uint64_t element);
-double ag_draw_uniform(const ag_draw *draw, uint64_t element); /* [0,1), 53 bits from two blocks' words */
+double ag_draw_uniform(const ag_draw *draw, uint64_t element); /* [0,1), 53 bits of two words of a block */
 int64_t ag_draw_integer(const ag_draw *draw, uint64_t element, int64_t n); /* [0,n), unbiased to 2^-32 */
 void ag_draw_normals(const ag_draw *draw, float *out, int64_t n);  /* N(0,1), elements 0..n-1 */
 void ag_draw_uniforms(const ag_draw *draw, float *out, int64_t n); /* [0,1) f32, 24 bits */

@@ -73,7 +73,12 @@ void ag_release(ag_tensor *t);      /* NULL is fine */
  *     ag_scope s = ag_scope_open(ctx);
  *     ... ops ...
  *     return ag_scope_close(ctx, s, y);   // y moves to the enclosing scope, the rest is let go
- */
+ *
+ * A scope is a mark in the list of living results, and closing it lets go of what was made since.
+ * So a function that returns early after a failure need not close its own: whoever opened one
+ * around it does. And a scope may be closed with a tensor kept and used on: the kept one is then
+ * the first thing behind the mark, and goes at the next close (nn_keep_only in nn/layers.h walks a
+ * chain of blocks that way). */
 typedef struct ag_scope {
     size_t mark;
 } ag_scope;

@@ -281,6 +281,39 @@ static void test_gradient_buffers(void **state)
     ag_ctx_free(ctx);
 }
 
+/* A call that is refused leaves no mark: the next one adds into its own buffers. */
+static void test_refused_call(void **state)
+{
+    ag_ctx *ctx = check_ctx();
+    ag_tensor *loss, *missing[N_PARAMS], *other[N_PARAMS];
+    net n;
+
+    (void)state;
+    net_new(&n, ctx);
+    for (int i = 0; i < N_PARAMS; i++) {
+        missing[i] = i == N_PARAMS - 1 ? NULL : n.params[i];
+        other[i] = ag_full(ctx, AG_STEP, 0.0, ag_ndim(n.params[i]), ag_dims(n.params[i]));
+    }
+    loss = forward(ctx, &n, false);
+    assert_int_equal(ag_grad(ctx, &loss, NULL, 1, missing, other, N_PARAMS, 0), AG_EINVAL);
+    ag_clear(ctx);
+    ag_grad(ctx, &loss, NULL, 1, n.params, n.grads, N_PARAMS, 0);
+    check_ok(ctx, "gradients after a refusal");
+    for (int i = 0; i < N_PARAMS; i++) {
+        float *a = check_values(ctx, other[i]), *b = check_values(ctx, n.grads[i]);
+        double sum = 0.0;
+        for (int64_t k = 0; k < ag_numel(other[i]); k++) {
+            assert_true(a[k] == 0.0f);
+            sum += fabs(b[k]);
+        }
+        assert_true(sum > 0.0);
+        free(a);
+        free(b);
+    }
+    net_free(&n);
+    ag_ctx_free(ctx);
+}
+
 /* --- whole steps ------------------------------------------------------------------------------ */
 
 static float step(ag_ctx *ctx, net *n, bool recompute, bool update)
@@ -401,6 +434,7 @@ int main(void)
         cmocka_unit_test(test_checkpoint_second_order),
         cmocka_unit_test(test_checkpoint_keeps_less),
         cmocka_unit_test(test_gradient_buffers),
+        cmocka_unit_test(test_refused_call),
         cmocka_unit_test(test_steady_state),
         cmocka_unit_test(test_memory_refused),
     };
