@@ -468,6 +468,10 @@ static int count_references(void)
 static void test_no_reference(void **unused)
 {
     (void)unused;
+    if (cpu_isa_here() < CPU_ISA_AVX2) {
+        print_message("SKIP oneDNN's kernels: below AVX2 it has reference loops, we do not use it\n");
+        return;
+    }
     assert_int_equal(count_references(), 0);
 }
 
@@ -504,6 +508,6 @@ int main(int argc, char **argv)
     };
 
     if (argc > 1 && strcmp(argv[1], "references") == 0)
-        return count_references() ? 1 : 0;
+        return count_references() != 0;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
