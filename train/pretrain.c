@@ -12,6 +12,7 @@
 #include "pipeline/pipeline.h"
 #include "pipeline/presets.h"
 #include "train/diffusion.h"
+#include "train/draws.h"
 #include "train/latents.h"
 #include "train/prompts.h"
 #include "train/run.h"
@@ -62,20 +63,6 @@ static ag_tensor *draw_faces(ag_ctx *ctx, const pretrain *p, int64_t first, int6
     for (int64_t i = 0; i < n; i++)
         draw_face(p, first + i, p->pixels + i * R * R * 3);
     return ag_from_f32(ctx, p->pixels, 4, (int64_t[]){n, R, R, 3});
-}
-
-static ag_tensor *draw_normal(ag_ctx *ctx, const pretrain *p, ag_purpose purpose, uint32_t step, int64_t n,
-                              const int64_t *dims)
-{
-    int64_t keys[TRAIN_MAX_ROWS][4];
-
-    for (int64_t r = 0; r < n; r++) {
-        keys[r][0] = (int64_t)p->seed;
-        keys[r][1] = purpose;
-        keys[r][2] = step;
-        keys[r][3] = r;
-    }
-    return ag_normal(ctx, ag_from_i64(ctx, keys[0], 2, (int64_t[]){n, 4}), 3, dims);
 }
 
 static void row_name(void *user, const train_moment *moment, int64_t micro, int64_t row, char *text, size_t size)
@@ -129,7 +116,8 @@ static ag_tensor *vae_loss(ag_ctx *ctx, void *user, const train_moment *moment, 
     const int64_t dims[] = {p->side, p->side, p->channels};
     const double latents = (double)(p->side * p->side * p->channels);
     ag_tensor *x = draw_faces(ctx, p, moment->epoch * p->calendar.n_samples + slice.first, slice.n);
-    ag_tensor *noise = draw_normal(ctx, p, AG_DRAW_POSTERIOR, train_draw_step(&p->calendar, moment, micro), slice.n, dims);
+    ag_tensor *noise = train_draw_normals(
+        ctx, p->seed, AG_DRAW_POSTERIOR, train_draw_step(&p->calendar, moment, micro), slice.n, 3, dims);
     ag_tensor *moments = nn_vae_encode(ctx, p->model->vae, x, NULL);
     ag_tensor *z = nn_vae_sample(ctx, p->model->vae, moments, noise);
     ag_tensor *error = ag_row_loss(ctx, AG_LOSS_SMOOTH_L1, nn_vae_decode(ctx, p->model->vae, z, NULL), x, VAE_LOSS_C);
@@ -224,17 +212,17 @@ static ag_tensor *unet_loss(ag_ctx *ctx, void *user, const train_moment *moment,
 
     for (int64_t r = 0; r < slice.n; r++) {
         const ag_draw which = {.seed = p->seed, .purpose = AG_DRAW_ORDER, .step = step, .sample = (uint32_t)r};
-        const ag_draw when = {.seed = p->seed, .purpose = AG_DRAW_TIMESTEP, .step = step, .sample = (uint32_t)r};
         const ag_draw drop = {.seed = p->seed, .purpose = AG_DRAW_CAPTION, .step = step, .sample = (uint32_t)r};
         const int64_t face = ag_draw_integer(&which, 0, p->options->faces);
         memcpy(host + r * values, p->moments + face * values, (size_t)values * sizeof *host);
-        timesteps[r] = ag_draw_integer(&when, 0, p->noise.n);
+        timesteps[r] = train_draw_timestep(p->seed, step, r, p->noise.n);
         prompts[r] = ag_draw_uniform(&drop, 0) < p->options->caption_dropout ? p->empty : p->captions[face];
     }
     if (moments)
         ag_write(ctx, moments, host, ag_nbytes(moments));
-    batch.latents = train_latents_sample(ctx, moments, draw_normal(ctx, p, AG_DRAW_POSTERIOR, step, slice.n, dims), scale);
-    batch.noise = draw_normal(ctx, p, AG_DRAW_NOISE, step, slice.n, dims);
+    batch.latents = train_latents_sample(
+        ctx, moments, train_draw_normals(ctx, p->seed, AG_DRAW_POSTERIOR, step, slice.n, 3, dims), scale);
+    batch.noise = train_draw_normals(ctx, p->seed, AG_DRAW_NOISE, step, slice.n, 3, dims);
     batch.timesteps = timesteps;
     batch.context = train_prompts_context(ctx, p->prompts, p->model, prompts, slice.n, NULL);
     *rows = train_diffusion_loss(ctx, &p->diffusion, &batch);

@@ -8,6 +8,7 @@
 #include "data/dataset.h"
 #include "pipeline/pipeline.h"
 #include "train/diffusion.h"
+#include "train/draws.h"
 #include "train/latents.h"
 #include "train/precision.h"
 #include "train/prompts.h"
@@ -94,21 +95,6 @@ static int64_t item_at(specialize *s, int64_t epoch, int64_t place)
     return s->order[place];
 }
 
-/* Normals of shape [n, dims...] for the rows 0..n-1 of a micro-step. */
-static ag_tensor *draw_rows(ag_ctx *ctx, const specialize *s, ag_purpose purpose, uint32_t step, int64_t n,
-                            int n_dims, const int64_t *dims)
-{
-    int64_t keys[TRAIN_MAX_ROWS][4];
-
-    for (int64_t r = 0; r < n; r++) {
-        keys[r][0] = (int64_t)s->seed;
-        keys[r][1] = purpose;
-        keys[r][2] = step;
-        keys[r][3] = r;
-    }
-    return ag_normal(ctx, ag_from_i64(ctx, keys[0], 2, (int64_t[]){n, 4}), n_dims, dims);
-}
-
 typedef struct draws {
     ag_tensor *posterior; /* [R,h,w,L] */
     ag_tensor *noise;     /* [B,h,w,L] */
@@ -120,16 +106,14 @@ static void draw(ag_ctx *ctx, const specialize *s, uint32_t step, int64_t B, dra
     const int64_t side = train_latents_side(s->latents), L = train_latents_channels(s->latents);
     const int64_t dims[] = {side, side, L}, channel[] = {1, 1, L};
 
-    d->posterior = draw_rows(ctx, s, AG_DRAW_POSTERIOR, step, ROWS_PER_PICTURE * B, 3, dims);
-    d->noise = draw_rows(ctx, s, AG_DRAW_NOISE, step, B, 3, dims);
+    d->posterior = train_draw_normals(ctx, s->seed, AG_DRAW_POSTERIOR, step, ROWS_PER_PICTURE * B, 3, dims);
+    d->noise = train_draw_normals(ctx, s->seed, AG_DRAW_NOISE, step, B, 3, dims);
     if (s->options->noise_offset > 0.0)
         d->noise = ag_add(ctx, d->noise,
-                          ag_scale(ctx, draw_rows(ctx, s, AG_DRAW_OFFSET, step, B, 3, channel), s->options->noise_offset));
-    for (int64_t r = 0; r < ROWS_PER_PICTURE * B; r++) {
-        const ag_draw key = {.seed = s->seed, .purpose = AG_DRAW_TIMESTEP, .step = step,
-                             .sample = (uint32_t)(s->options->same_timestep ? r % B : r)};
-        d->timesteps[r] = ag_draw_integer(&key, 0, s->noise.n);
-    }
+                          ag_scale(ctx, train_draw_normals(ctx, s->seed, AG_DRAW_OFFSET, step, B, 3, channel),
+                                   s->options->noise_offset));
+    for (int64_t r = 0; r < ROWS_PER_PICTURE * B; r++)
+        d->timesteps[r] = train_draw_timestep(s->seed, step, s->options->same_timestep ? r % B : r, s->noise.n);
 }
 
 /* The same from PyTorch's generator, in the published program's order: posterior noise, a noise that
