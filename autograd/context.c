@@ -206,6 +206,16 @@ static int processors(void)
     return 1;
 }
 
+/* A word in the environment that nobody knows must not be passed over in silence. */
+static void check_environment(ag_ctx *ctx)
+{
+    const char *most = getenv("AGEWRIGHT_MAX_ISA");
+    cpu_isa isa;
+
+    if (most && most[0] && !cpu_isa_parse(&isa, most))
+        ag_fail(ctx, AG_EINVAL, "AGEWRIGHT_MAX_ISA=%s: wanted portable, avx2, avx512 or amx", most);
+}
+
 ag_ctx *ag_ctx_new(const ag_ctx_options *options)
 {
     ag_ctx *ctx = calloc(1, sizeof *ctx);
@@ -219,6 +229,7 @@ ag_ctx *ag_ctx_new(const ag_ctx_options *options)
     ctx->recording = true;
     ctx->refuse_in = -1;
     ctx->next_serial = ctx->next_node = ctx->next_pass = ctx->next_capture = 1;
+    check_environment(ctx);
     if (ctx->options.device == AG_CUDA) {
         ag_fail(ctx, AG_EDEVICE, "device cuda: this build has no CUDA back end; use --device cpu");
         return ctx;
