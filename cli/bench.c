@@ -205,7 +205,7 @@ static ag_status decode_once(bench *b)
 static const row ROWS[] = {
     {"unet_forward", PIPE_UNET, 1, false, forward_begin, forward_once},
     {"unet_frozen", PIPE_UNET, 1, false, frozen_begin, frozen_once},
-    {"unet_full", PIPE_UNET, 2, true, full_begin, full_once},
+    {"unet_full", PIPE_UNET, 2, false, full_begin, full_once},
     {"vae_encode", PIPE_VAE, 1, false, encode_begin, encode_once},
     {"vae_decode", PIPE_VAE, 1, false, decode_begin, decode_once},
 };
@@ -325,7 +325,7 @@ static const cli_flag FLAGS[] = {
     {.name = "mixed_precision", .kind = CLI_CHOICE, .offset = AT(precision), .choices = PRECISIONS,
      .fallback = "auto", .help = "auto is bf16 where the CPU has AMX, else f32"},
     {.name = "gradient_checkpointing", .kind = CLI_CHOICE, .offset = AT(checkpointing), .choices = CHECKPOINTING,
-     .fallback = "auto", .help = "compute activations again in the backward pass; auto: for unet_full only"},
+     .fallback = "auto", .help = "compute activations again in the backward pass; auto: where the row needs it"},
     {.name = "profile", .kind = CLI_SWITCH, .offset = AT(profile),
      .help = "also print where the time goes, by operation and shape, on standard error"},
     {.name = "json", .kind = CLI_SWITCH, .offset = AT(json), .help = "print one line of JSON, for --report"},

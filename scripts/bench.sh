@@ -47,6 +47,6 @@ for row in $rows; do
     "$agewright" bench --row "$row" --model "$model" --threads "$threads" --mixed_precision $precision --json >>"$lines"
     [ -z "$python" ] ||
         "$python" "$here/bench_peer.py" --row "$row" --model "$model" --threads "$threads" --mixed_precision $precision \
-            >>"$lines"
+            >>"$lines" || echo "$row: the peer failed; left out" >&2
 done
 "$agewright" bench --report "$lines" --output "$out" | tee "${out%.json}.md"
