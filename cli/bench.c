@@ -313,7 +313,8 @@ static const char *const PRECISIONS[] = {"auto", "no", "bf16", NULL};
 static const char *const CHECKPOINTING[] = {"auto", "on", "off", NULL};
 
 static const cli_flag FLAGS[] = {
-    {.name = "row", .kind = CLI_CHOICE, .offset = AT(row), .choices = ROW_NAMES, .help = "what to measure"},
+    {.name = "row", .kind = CLI_CHOICE, .offset = AT(row), .choices = ROW_NAMES,
+     .fallback = "unet_forward", .help = "what to measure"},
     {.name = "model", .kind = CLI_TEXT, .offset = AT(model), .value = "DIR",
      .help = "the model; agewright init writes one of random values"},
     {.name = "px", .kind = CLI_INT, .offset = AT(px), .value = "N", .fallback = "512", .low = 8, .high = 4096,
@@ -382,13 +383,14 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
 {
     const options *o = memory;
 
+    (void)parsed;
     if (o->report) {
         if (!o->output)
             return ag_fail(ctx, AG_EINVAL, "--report needs --output");
         return bench_report(ctx, o->report, o->output);
     }
-    if (!cli_given(parsed, "row") || !o->model)
-        return ag_fail(ctx, AG_EINVAL, "--%s is required", o->model ? "row" : "model");
+    if (!o->model)
+        return ag_fail(ctx, AG_EINVAL, "--model is required");
     return run_row(ctx, o);
 }
 
