@@ -135,6 +135,11 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     (void)parsed;
     if (check_output(ctx, o->output) != AG_OK || pipe_open(&model, ctx, &source, PIPE_ALL) != AG_OK)
         return ag_status_of(ctx);
+    if (pipe_settle_schedule(&model->schedule))
+        fprintf(stderr, "%s: the scheduler's steps_offset is taken as 1 and clip_sample as false\n", o->model);
+    if (!model->prediction_known)
+        fprintf(stderr, "%s does not say what its U-Net predicts; taken: %s\n", o->model,
+                model->schedule.prediction_type == DATA_V_PREDICTION ? "v_prediction" : "epsilon");
     images = ag_new(ctx, (size_t)n, sizeof *images, "pictures");
     if (images && edit_generate(images, ctx, model, &generate) == AG_OK)
         write_result(ctx, o, images, n);

@@ -1,6 +1,7 @@
 /* pipeline.c - see pipeline.h. */
 #include "pipeline/pipeline.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -87,6 +88,7 @@ static ag_status open_from_single(pipe_model *m, ag_ctx *ctx, unsigned parts)
         if (single->use_ema && !single->has_ema)
             ag_fail(ctx, AG_EDATA, "%s: holds no averaged (EMA) copy of the U-Net", m->path);
         m->schedule = single->schedule;
+        m->prediction_known = single->prediction_known;
         for (int c = 0; c < DATA_N_COMPONENTS && ag_status_of(ctx) == AG_OK; c++) {
             const void *configs[] = {
                 [DATA_UNET] = &single->unet, [DATA_VAE] = &single->vae, [DATA_TEXT_ENCODER] = &single->text};
@@ -149,7 +151,7 @@ ag_status pipe_open(pipe_model **out, ag_ctx *ctx, const pipe_source *source, un
     data_schedule_config_default(&m->schedule);
     if (data_resolve_model(&m->path, ctx, source->model, source->revision) == AG_OK) {
         if (data_is_folder(m->path))
-            data_schedule_config_read(&m->schedule, NULL, ctx, m->path);
+            data_schedule_config_read(&m->schedule, &m->prediction_known, ctx, m->path);
         if (ag_status_of(ctx) == AG_OK)
             pipe_add(ctx, m, parts);
     }
@@ -170,6 +172,7 @@ ag_status pipe_new(pipe_model **out, ag_ctx *ctx, const nn_unet_config *unet, co
     if (!m)
         return ag_status_of(ctx);
     m->schedule = *schedule;
+    m->prediction_known = true;
     for (int c = 0; c < DATA_N_COMPONENTS; c++)
         if (configs[c] && make_network(m, ctx, (data_component)c, configs[c]) == AG_OK)
             nn_params_init(ctx, pipe_params(m, (data_component)c), seed);
@@ -255,9 +258,21 @@ static ag_status save_scheduler(ag_ctx *ctx, const pipe_model *m, const char *fo
     return ag_status_of(ctx);
 }
 
+/* From here on until the new index is written the folder is no model. */
+static ag_status remove_index(ag_ctx *ctx, const char *folder)
+{
+    char *path = ag_printf(ctx, "%s/model_index.json", folder);
+
+    if (path && remove(path) != 0 && errno != ENOENT)
+        ag_fail(ctx, AG_EIO, "%s: cannot be replaced: %s", path, strerror(errno));
+    ag_delete(path);
+    return ag_status_of(ctx);
+}
+
 ag_status pipe_save(ag_ctx *ctx, pipe_model *m, const char *folder, ag_dtype dtype)
 {
-    data_folder_make(ctx, folder);
+    if (data_folder_make(ctx, folder) == AG_OK)
+        remove_index(ctx, folder);
     for (int c = 0; c < DATA_N_COMPONENTS && ag_status_of(ctx) == AG_OK; c++) {
         const bool was_open = pipe_params(m, (data_component)c) != NULL;
         char *path = ag_printf(ctx, "%s/%s", folder, data_component_name((data_component)c));
@@ -274,6 +289,18 @@ ag_status pipe_save(ag_ctx *ctx, pipe_model *m, const char *folder, ag_dtype dty
     if (ag_status_of(ctx) == AG_OK && save_scheduler(ctx, m, folder) == AG_OK)
         data_model_index_write(ctx, folder, &m->schedule);
     return ag_status_of(ctx);
+}
+
+bool pipe_settle_schedule(data_schedule_config *schedule)
+{
+    const bool changes = (schedule->steps_offset != DATA_UNSAID && schedule->steps_offset != 1) ||
+                         schedule->clip_sample == 1;
+
+    if (schedule->steps_offset != DATA_UNSAID)
+        schedule->steps_offset = 1;
+    if (schedule->clip_sample != DATA_UNSAID)
+        schedule->clip_sample = 0;
+    return changes;
 }
 
 /* --- text ---------------------------------------------------------------------------------------- */

@@ -43,6 +43,7 @@ typedef struct pipe_model {
     nn_clip_text *text;
     data_tokenizer *tokenizer;
     data_schedule_config schedule;
+    bool prediction_known; /* its prediction type was said by a file, not assumed */
 } pipe_model;
 
 /* Open the named parts. On AG_META configurations are read and no weights.
@@ -60,11 +61,16 @@ void pipe_close(pipe_model *model);                /* NULL is fine */
 nn_params *pipe_params(const pipe_model *model, data_component component); /* NULL: not open */
 
 /* Write the model as a diffusers folder with safetensors of `dtype`: every file beside and renamed,
- * model_index.json last. Parts that are not in memory are read from where the model came from. */
+ * model_index.json last (an older one goes first, so that no mixture of two models has one). Parts that are not in memory are read from where the model came from. */
 ag_status pipe_save(ag_ctx *ctx, pipe_model *model, const char *folder, ag_dtype dtype);
 /* Write one component's folder: config.json and weights. */
 ag_status pipe_save_component(ag_ctx *ctx, const pipe_model *model, const char *folder, data_component component,
                               ag_dtype dtype);
+
+/* What diffusers' Stable Diffusion pipeline forces on any scheduler that says otherwise: steps_offset 1, no
+ * clipping of samples. True when that changed something, for a notice. (huggingface/diffusers:
+ * src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py, __init__) */
+bool pipe_settle_schedule(data_schedule_config *schedule);
 
 /* Token ids of prompts, i64 [n, T]; T = max_length, or the tokenizer's own when 0. mask may be NULL. */
 ag_status pipe_tokenize(ag_ctx *ctx, const pipe_model *model, const char *const *prompts, int64_t n,
