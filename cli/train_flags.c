@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "train/run.h"
+
 #define AT(field) offsetof(train_options, field)
 
 static const char *const MODES[] = {"finetune_double_prompt", "finetune_single_prompt", NULL};
@@ -41,7 +43,7 @@ const cli_flag cli_data_flags[] = {
     {.name = "center_crop", .kind = CLI_SWITCH, .offset = AT(center_crop),
      .help = "crop pictures that are not square from the middle; without, at random"},
     {.name = "random_flip", .kind = CLI_SWITCH, .offset = AT(random_flip),
-     .help = "mirror a picture in every other epoch, at random"},
+     .help = "mirror each picture with probability 1/2, drawn anew each epoch"},
     {.name = "ignore_exif", .kind = CLI_SWITCH, .offset = AT(ignore_exif),
      .help = "leave pictures as they are stored, whatever their EXIF orientation"},
     {.name = "no_shuffle", .kind = CLI_SWITCH, .offset = AT(no_shuffle),
@@ -147,8 +149,12 @@ const cli_flag cli_unused_flags[] = {
     UNUSED_TEXT(1, "prior_generation_precision", "this recipe samples nothing"),
     UNUSED_TEXT(2, "local_rank", "ranks come from the launcher"),
     UNUSED_TEXT(3, "dataloader_num_workers", "pictures are encoded once, by all threads"),
+    UNUSED_TEXT(4, "hub_token", "nothing is uploaded"),
+    UNUSED_TEXT(5, "hub_model_id", "nothing is uploaded"),
     UNUSED_SWITCH(0, "allow_tf32", "a GPU's matter"),
     UNUSED_SWITCH(1, "enable_xformers_memory_efficient_attention", "attention never materialises its scores here"),
+    UNUSED_SWITCH(2, "push_to_hub", "nothing is uploaded"),
+    UNUSED_SWITCH(3, "use_8bit_adam", "AdamW's moments are kept in f32"),
     {0},
 };
 
@@ -161,6 +167,8 @@ ag_status cli_check_train(ag_ctx *ctx, train_options *o, const cli_parsed *parse
         o->lr_warmup_steps >= o->max_train_steps)
         fprintf(stderr, "--lr_warmup_steps %lld: the run ends after %lld updates, before the rate has grown up\n",
                 (long long)o->lr_warmup_steps, (long long)o->max_train_steps);
+    if (o->seed < 0 && (o->seed = train_resumed_seed(ctx, o)) >= 0)
+        fprintf(stderr, "--seed %lld, of the run that goes on\n", (long long)o->seed);
     if (o->seed < 0) {
         struct timespec t;
         clock_gettime(CLOCK_REALTIME, &t);

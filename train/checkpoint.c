@@ -425,6 +425,8 @@ static bool is_free_to_change(const char *key)
                                        "max_train_steps",
                                        "num_train_epochs",
                                        "threads",
+                                       "gradient_checkpointing",
+                                       "no_cache",
                                        "checkpointing_steps",
                                        "checkpoints_total_limit",
                                        "logging_dir",
@@ -439,8 +441,7 @@ static bool is_free_to_change(const char *key)
     return false;
 }
 
-/* A key in which two configurations differ; NULL when they are of one run. */
-static const char *difference(json_t *a, const json_t *b)
+const char *train_checkpoint_difference(json_t *a, const json_t *b)
 {
     const char *key;
     json_t *value;
@@ -467,7 +468,7 @@ static ag_status check_replaceable(const writing *w, json_t *config)
         if (ag_status_of(w->ctx) != AG_ENOMEM)
             ag_clear(w->ctx); /* damaged */
     } else {
-        key = difference(config ? config : json_null(), json_object_get(old.root, "configuration"));
+        key = train_checkpoint_difference(config ? config : json_null(), json_object_get(old.root, "configuration"));
         if (key)
             ag_fail(w->ctx, AG_EINVAL,
                     "%s is of another run (its %s differs): move it away, or give "

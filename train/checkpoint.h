@@ -45,6 +45,10 @@ ag_status train_checkpoint_find(char **folder, int64_t *update, char **passed_ov
 ag_status train_checkpoint_read(ag_ctx *ctx, const char *folder, const train_entry *entries, int64_t n,
                                 json_t **config);
 
+/* A key in which two configurations differ, of those that make a run what it is (not the number of
+ * threads, say); NULL when they are of one run. */
+const char *train_checkpoint_difference(json_t *a, const json_t *b);
+
 /* Is this folder a whole checkpoint: manifest, sizes and sums? *update is its update then. */
 ag_status train_checkpoint_check(int64_t *update, ag_ctx *ctx, const char *folder);
 

@@ -182,11 +182,23 @@ static ag_status add_row(const train_log *log, ag_ctx *ctx, const train_log_row 
 
 /* --- a run's log ------------------------------------------------------------------------------ */
 
+ag_status train_log_check(ag_ctx *ctx, const char *report_to)
+{
+    if (strcmp(report_to, "tensorboard") != 0 && strcmp(report_to, "none") != 0)
+        return ag_fail(ctx, AG_EINVAL, "--report_to %s: wanted tensorboard or none", report_to);
+    return ag_status_of(ctx);
+}
+
+char *train_log_folder(ag_ctx *ctx, const char *output_dir, const char *logging_dir)
+{
+    return logging_dir[0] == '/' ? ag_strdup(ctx, logging_dir)
+                                 : ag_printf(ctx, "%s/%s", output_dir, logging_dir);
+}
+
 static ag_status begin_events(train_log *log, ag_ctx *ctx, const char *output_dir,
                               const char *logging_dir, int64_t first)
 {
-    char *folder = logging_dir[0] == '/' ? ag_strdup(ctx, logging_dir)
-                                         : ag_printf(ctx, "%s/%s", output_dir, logging_dir);
+    char *folder = train_log_folder(ctx, output_dir, logging_dir);
 
     if (folder)
         train_events_open(&log->events, ctx, folder, first);
@@ -201,8 +213,8 @@ ag_status train_log_new(train_log **out, ag_ctx *ctx, const char *output_dir,
     const bool wants_events = strcmp(report_to, "tensorboard") == 0;
     train_log *log;
 
-    if (!wants_events && strcmp(report_to, "none") != 0)
-        return ag_fail(ctx, AG_EINVAL, "--report_to %s: wanted tensorboard or none", report_to);
+    if (train_log_check(ctx, report_to) != AG_OK)
+        return ag_status_of(ctx);
     log = ag_new(ctx, 1, sizeof *log, "log");
     if (!log)
         return ag_status_of(ctx);

@@ -26,6 +26,11 @@ typedef struct train_log_row {
     double seconds; /* of this update */
 } train_log_row;
 
+/* AG_EINVAL unless report_to is "tensorboard" or "none". */
+ag_status train_log_check(ag_ctx *ctx, const char *report_to);
+/* The folder of the events, for the caller to ag_delete. */
+char *train_log_folder(ag_ctx *ctx, const char *output_dir, const char *logging_dir);
+
 /* output_dir exists. logging_dir is relative to it unless it begins with '/'. report_to: "tensorboard" or
  * "none". first: updates made already; total: of the run. */
 ag_status train_log_new(train_log **out, ag_ctx *ctx, const char *output_dir, const char *logging_dir,

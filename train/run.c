@@ -14,6 +14,7 @@
 #include "data/file.h"
 #include "data/json.h"
 #include "train/checkpoint.h"
+#include "train/checkpoint_manifest.h"
 #include "train/diffusion.h"
 #include "train/nonfinite.h"
 
@@ -42,29 +43,51 @@ static void catch_signals(void)
 
 /* --- the output folder ------------------------------------------------------------------------------- */
 
-ag_status train_prepare_output(ag_ctx *ctx, const train_options *o)
+/* Make a folder and try to write into it. */
+static ag_status check_place(ag_ctx *ctx, const char *folder)
 {
     char *probe;
     FILE *file;
-    int64_t newest;
 
-    if (ag_ctx_device(ctx) == AG_META)
-        return AG_OK;
-    if (data_folder_make(ctx, o->output_dir) != AG_OK)
+    if (data_folder_make(ctx, folder) != AG_OK)
         return ag_status_of(ctx);
-    probe = ag_printf(ctx, "%s/.write-test-%ld", o->output_dir, (long)getpid());
+    probe = ag_printf(ctx, "%s/.write-test-%ld", folder, (long)getpid());
     if (!probe)
         return ag_status_of(ctx);
     file = fopen(probe, "wx");
     if (!file)
-        ag_fail(ctx, AG_EIO, "%s: cannot be written: %s", o->output_dir, strerror(errno));
+        ag_fail(ctx, AG_EIO, "%s: cannot be written: %s", folder, strerror(errno));
     else if (fclose(file) != 0 || remove(probe) != 0)
         ag_fail(ctx, AG_EIO, "%s: cannot be written: %s", probe, strerror(errno));
     ag_delete(probe);
-    if (ag_status_of(ctx) != AG_OK || o->resume_from_checkpoint)
+    return ag_status_of(ctx);
+}
+
+/* Every folder that the run will write to. */
+static ag_status check_places(ag_ctx *ctx, const train_options *o)
+{
+    char *logs = NULL;
+
+    if (check_place(ctx, o->output_dir) == AG_OK && train_log_check(ctx, o->report_to) == AG_OK &&
+        strcmp(o->report_to, "none") != 0) {
+        logs = train_log_folder(ctx, o->output_dir, o->logging_dir);
+        if (logs)
+            check_place(ctx, logs);
+    }
+    ag_delete(logs);
+    if (ag_status_of(ctx) == AG_OK && o->cache_dir && !o->no_cache)
+        check_place(ctx, o->cache_dir);
+    return ag_status_of(ctx);
+}
+
+ag_status train_prepare_output(ag_ctx *ctx, const train_options *o)
+{
+    int64_t newest;
+
+    if (ag_ctx_device(ctx) == AG_META)
+        return AG_OK;
+    if (check_places(ctx, o) != AG_OK || o->resume_from_checkpoint || o->overwrite_output_dir)
         return ag_status_of(ctx);
-    if (o->overwrite_output_dir) /* or "latest" would find the older run's */
-        return train_checkpoint_clear(ctx, o->output_dir);
     newest = train_checkpoint_newest(ctx, o->output_dir);
     if (newest >= 0)
         return ag_fail(ctx, AG_EINVAL,
@@ -120,25 +143,63 @@ static ag_status list_entries(run *r)
     return ag_status_of(r->ctx);
 }
 
+int64_t train_resumed_seed(ag_ctx *ctx, const train_options *o)
+{
+    const char *which = o->resume_from_checkpoint;
+    train_manifest manifest = {0};
+    char *folder = NULL;
+    int64_t seed = -1, newest;
+
+    if (!which || ag_status_of(ctx) != AG_OK)
+        return -1;
+    if (strcmp(which, "latest") == 0) {
+        newest = train_checkpoint_newest(ctx, o->output_dir);
+        if (newest >= 0)
+            folder = ag_printf(ctx, "%s/checkpoint-%lld", o->output_dir, (long long)newest);
+    } else {
+        folder = ag_printf(ctx, "%s/%s", o->output_dir, which);
+        if (folder && !data_is_folder(folder)) {
+            ag_delete(folder);
+            folder = ag_strdup(ctx, which);
+        }
+    }
+    if (folder && train_manifest_open(&manifest, ctx, folder) == AG_OK) {
+        const json_t *said = json_object_get(json_object_get(manifest.root, "configuration"), "seed");
+        seed = json_is_integer(said) ? json_integer_value(said) : -1;
+    }
+    train_manifest_close(&manifest);
+    ag_delete(folder);
+    ag_clear(ctx); /* what is wrong with it is for the resuming to say */
+    return seed;
+}
+
+/* Take up where a checkpoint ends; or, when told to start anew, delete those of an earlier run, which
+ * "latest" would find otherwise. Not before now: until here a wrong path could still end the run. */
 static ag_status resume(run *r)
 {
     ag_ctx *ctx = r->ctx;
     char *folder = NULL, *passed_over = NULL;
+    const char *key;
+    json_t *config = NULL;
     int64_t update = 0;
 
     if (!r->options->resume_from_checkpoint)
-        return AG_OK;
+        return r->options->overwrite_output_dir ? train_checkpoint_clear(ctx, r->options->output_dir) : AG_OK;
     if (train_checkpoint_find(&folder, &update, &passed_over, ctx, r->options->output_dir,
                               r->options->resume_from_checkpoint) == AG_OK) {
         if (passed_over)
             train_note(NULL, "not whole, passed over: %s", passed_over);
         if (!folder)
             train_note(NULL, "no checkpoint in %s: starting at update 0", r->options->output_dir);
-        else if (train_checkpoint_read(ctx, folder, r->entries, r->n_entries, NULL) == AG_OK) {
+        else if (train_checkpoint_read(ctx, folder, r->entries, r->n_entries, &config) == AG_OK) {
             r->state->update = update;
             train_note(NULL, "resumed from %s at update %lld", folder, (long long)update);
+            key = train_checkpoint_difference(r->config, config);
+            if (key)
+                train_note(NULL, "its run had another %s: what follows is not what that run would have done", key);
         }
     }
+    json_decref(config);
     ag_delete(folder);
     ag_delete(passed_over);
     return ag_status_of(ctx);
@@ -228,7 +289,9 @@ static ag_status one_update(run *r)
     row.lr = result.lr;
     row.grad_norm = result.grad_norm;
     row.seconds = now() - start;
-    return train_log_add(r->log, r->ctx, &row);
+    if (train_log_add(r->log, r->ctx, &row) == AG_OK && r->method->has_instances)
+        train_log_scalar(r->log, r->ctx, "instance_loss", row.update, row.loss);
+    return ag_status_of(r->ctx);
 }
 
 static bool is_due(const run *r, int64_t every)

@@ -21,6 +21,7 @@ extern "C" {
 typedef struct train_method {
     const char *name;
     void *user;
+    bool has_instances; /* the loss is logged as "instance_loss" too, as the published programs do */
     train_calendar calendar;
     /* The loss of a micro-step, f32 []; *rows gets the per-row losses, f32 [R]. */
     ag_tensor *(*loss)(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows);
@@ -35,9 +36,13 @@ typedef struct train_method {
     ag_status (*save)(ag_ctx *ctx, void *user, const char *folder);
 } train_method;
 
-/* Before anything is loaded: make the output folder (AG_EIO when it cannot be written), refuse one that
- * holds a newer state unless told to resume or overwrite. */
+/* Before anything is loaded: make the folders for output, logs and cache (AG_EIO when one cannot be
+ * written), refuse an output that holds a newer state unless told to resume or overwrite. */
 ag_status train_prepare_output(ag_ctx *ctx, const train_options *options);
+
+/* The seed of the run that options->resume_from_checkpoint goes on with, from its manifest alone; -1 when
+ * there is none. Never fails: what is wrong with a checkpoint is said when it is resumed from. */
+int64_t train_resumed_seed(ag_ctx *ctx, const train_options *options);
 
 /* Run to the last update and save. `config` is the effective configuration, for model_config.json and the
  * manifests. AG_ESTOPPED after a signal (the state is saved then); AG_ENUMERIC at the first loss
