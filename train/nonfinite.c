@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "autograd/grad.h"
+#include "autograd/numbers.h"
 #include "autograd/observe.h"
 #include "nn/params.h"
 
@@ -16,14 +17,31 @@ typedef struct search {
 
 static bool is_finite(const ag_tensor *t)
 {
-    const float *v = ag_data(t);
+    const void *data = ag_data(t);
+    const float *v = data;
+    const uint16_t *half = data;
 
-    if (!v || ag_dtype_of(t) != AG_F32)
-        return true;
-    for (int64_t i = 0; i < ag_numel(t); i++)
-        if (!isfinite(v[i]))
+    for (int64_t i = 0; data && i < ag_numel(t); i++)
+        if ((ag_dtype_of(t) == AG_F32 && !isfinite(v[i])) ||
+            (ag_dtype_of(t) == AG_BF16 && !isfinite(ag_f32_of_bf16(half[i]))))
             return false;
     return true;
+}
+
+/* The named input to tell of: the first that is itself not finite, else the first; NULL: none. */
+static const ag_tensor *suspect(const ag_call *call)
+{
+    const ag_tensor *first = NULL;
+
+    for (int i = 0; i < call->op->n_in; i++) {
+        const ag_tensor *t = call->in[i];
+        if (!t || !ag_name(t)[0])
+            continue;
+        if (!is_finite(t))
+            return t;
+        first = first ? first : t;
+    }
+    return first;
 }
 
 static void look(void *user, const ag_call *call, const ag_cost *cost, double seconds)
@@ -34,14 +52,14 @@ static void look(void *user, const ag_call *call, const ag_cost *cost, double se
     (void)cost;
     (void)seconds;
     for (int k = 0; k < call->n_out && !s->found; k++) {
-        const char *name = "";
+        const ag_tensor *named;
         if (is_finite(call->out[k]))
             continue;
-        for (int i = 0; i < call->op->n_in; i++)
-            if (call->in[i] && ag_name(call->in[i])[0])
-                name = ag_name(call->in[i]);
+        named = suspect(call);
         nn_shape_text(ag_ndim(call->out[k]), ag_dims(call->out[k]), shape, sizeof shape);
-        snprintf(s->text, s->size, "%s%s%s %s", call->op->name, name[0] ? " with " : "", name, shape);
+        snprintf(s->text, s->size, "%s%s%s%s %s", call->op->name, named ? " with " : "",
+                 named ? ag_name(named) : "", named && !is_finite(named) ? " (which is not finite itself)" : "",
+                 shape);
         s->found = true;
     }
 }

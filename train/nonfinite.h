@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 /* Run fn(ctx, user) once more, watching every op, and say in `text` which output was the first with a NaN
- * or an infinity ("conv2d of down_blocks.0.resnets.1.conv1.weight [2,64,64,320]"); "the loss" when
+ * or an infinity ("conv2d with down_blocks.0.resnets.1.conv1.weight [2,64,64,320]"); "the loss" when
  * none is found. A failure of fn stays in the context. */
 void train_find_nonfinite(ag_ctx *ctx, ag_tensor *(*fn)(ag_ctx *ctx, void *user), void *user, char *text,
                           size_t size);

@@ -3,9 +3,11 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "autograd/ops.h"
 #include "data/dataset.h"
+#include "data/file.h"
 #include "pipeline/pipeline.h"
 #include "train/diffusion.h"
 #include "train/draws.h"
@@ -35,6 +37,8 @@ typedef struct specialize {
     int64_t *order; /* [set.n], of epoch order_epoch */
     int64_t order_epoch;
     ag_torch_rng torch;  /* --torch_rng */
+    ag_torch_rng torch_before; /* as it was before the micro-step of the next two */
+    int64_t torch_update, torch_micro;
     float *torch_values; /* one draw of it */
 } specialize;
 
@@ -126,6 +130,16 @@ static ag_tensor *torch_normals(ag_ctx *ctx, specialize *s, int64_t n)
     return ag_permute(ctx, ag_from_f32(ctx, s->torch_values, 4, (int64_t[]){n, L, side, side}), (int[]){0, 2, 3, 1});
 }
 
+/* A micro-step that is computed again (to find what made a NaN) sees the same numbers. */
+static void rewind_torch(specialize *s, int64_t update, int64_t micro)
+{
+    if (s->torch_update == update && s->torch_micro == micro)
+        s->torch = s->torch_before;
+    s->torch_before = s->torch;
+    s->torch_update = update;
+    s->torch_micro = micro;
+}
+
 static void draw_torch(ag_ctx *ctx, specialize *s, int64_t B, draws *d)
 {
     d->posterior = torch_normals(ctx, s, ROWS_PER_PICTURE * B);
@@ -142,6 +156,7 @@ static ag_status begin(ag_ctx *ctx, void *user, int64_t update)
     if (!s->options->torch_rng)
         return AG_OK;
     ag_torch_seed(&s->torch, s->seed);
+    s->torch_update = -1;
     for (int64_t u = 0; u < update && ag_status_of(ctx) == AG_OK; u++) {
         const train_moment m = train_moment_of(&s->calendar, u);
         for (int64_t micro = 0; micro < m.n_micro; micro++) {
@@ -176,9 +191,10 @@ static ag_tensor *loss(ag_ctx *ctx, void *user, const train_moment *moment, int6
         prompts[b] = s->options->finetune_mode == TRAIN_DOUBLE_PROMPT ? s->plain : s->aged[item];
         prompts[B + b] = s->aged[item];
     }
-    if (s->options->torch_rng)
+    if (s->options->torch_rng) {
+        rewind_torch(s, moment->update, micro);
         draw_torch(ctx, s, B, &d);
-    else
+    } else
         draw(ctx, s, train_draw_step(&s->calendar, moment, micro), B, &d);
     batch.latents = train_latents_sample(ctx, twice(ctx, moments), d.posterior, s->scale);
     batch.noise = twice(ctx, d.noise);
@@ -221,24 +237,52 @@ static ag_status check_options(ag_ctx *ctx, const train_options *o)
     if (o->train_batch_size * ROWS_PER_PICTURE > TRAIN_MAX_ROWS)
         return ag_fail(ctx, AG_EINVAL, "--train_batch_size %lld: wanted at most %d", (long long)o->train_batch_size,
                        TRAIN_MAX_ROWS / ROWS_PER_PICTURE);
-    if (o->torch_rng && o->noise_offset > 0.0)
-        return ag_fail(ctx, AG_EINVAL, "--torch_rng repeats the published program's draws, which has no --noise_offset");
+    if (o->torch_rng && (o->noise_offset > 0.0 || o->same_timestep))
+        return ag_fail(ctx, AG_EINVAL, "--torch_rng repeats the published program's draws, which has no --%s",
+                       o->same_timestep ? "same_timestep" : "noise_offset");
+    if (!strstr(o->instance_prompt, ARTICLE))
+        train_note(NULL, "--instance_prompt \"%s\": without the word \" a \" no prompt says an age", o->instance_prompt);
     return AG_OK;
+}
+
+/* The labels; of a folder, the ages that its file names begin with. */
+static ag_status open_ages(ag_ctx *ctx, specialize *s)
+{
+    const char *path = s->options->instance_age_path;
+
+    return data_is_folder(path) ? data_ages_from_names(&s->ages, ctx, path) : data_ages_open(&s->ages, ctx, path);
+}
+
+/* What was left out, which is no error. */
+static void tell_data(const specialize *s)
+{
+    if (s->ages.n_bad)
+        train_note(NULL, "%s: %lld rows are left out, the first at %s", s->options->instance_age_path,
+                   (long long)s->ages.n_bad, s->ages.first_bad);
+    if (s->ages.n_duplicates)
+        train_note(NULL, "%s: %lld rows stand in place of earlier ones of the same picture",
+                   s->options->instance_age_path, (long long)s->ages.n_duplicates);
+    if (s->set.n_no_file)
+        train_note(NULL, "%s: %lld labels are of pictures that are not in %s", s->options->instance_age_path,
+                   (long long)s->set.n_no_file, s->options->instance_data_dir);
 }
 
 static ag_status open_data(ag_ctx *ctx, specialize *s)
 {
     const train_options *o = s->options;
+    opt_schedule schedule;
 
-    if (data_ages_open(&s->ages, ctx, o->instance_age_path) != AG_OK ||
+    if (open_ages(ctx, s) != AG_OK ||
         data_set_open(&s->set, ctx, o->instance_data_dir, &s->ages, DATA_CHECK_HEADERS) != AG_OK)
         return ag_status_of(ctx);
+    tell_data(s);
     s->order = ag_new(ctx, (size_t)s->set.n, sizeof *s->order, "order of the pictures");
     s->order_epoch = -1;
     s->calendar = (train_calendar){.n_samples = s->set.n,
                                    .batch = o->train_batch_size < s->set.n ? o->train_batch_size : s->set.n,
                                    .accumulation = o->gradient_accumulation_steps};
-    return ag_status_of(ctx);
+    schedule = train_schedule(o, train_total_updates(&s->calendar, o->max_train_steps, o->num_train_epochs));
+    return opt_schedule_check(ctx, &schedule); /* now, and not after an hour of encoding */
 }
 
 /* Encode what stays the same, with only the network in memory that does it. */
@@ -271,6 +315,28 @@ static ag_status fill_caches(ag_ctx *ctx, specialize *s, ag_dtype compute)
     return ag_status_of(ctx);
 }
 
+static bool is_same_folder(const char *a, const char *b)
+{
+    struct stat one, other;
+
+    return stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
+/* The noise schedule: as the model says, or as we are told; what is assumed or changed is said. */
+static void settle_schedule(specialize *s)
+{
+    data_schedule_config *schedule = &s->model->schedule;
+
+    if (s->options->prediction_type != TRAIN_PREDICTION_OF_MODEL)
+        schedule->prediction_type =
+            s->options->prediction_type == TRAIN_PREDICTION_V ? DATA_V_PREDICTION : DATA_EPSILON;
+    else if (!s->model->prediction_known)
+        train_note(NULL, "%s does not say what its U-Net predicts; taken: %s (--prediction_type says otherwise)",
+                   s->model->path, schedule->prediction_type == DATA_V_PREDICTION ? "v_prediction" : "epsilon");
+    if (pipe_settle_schedule(schedule))
+        train_note(NULL, "the scheduler's steps_offset becomes 1 and clip_sample false, as for every Stable Diffusion");
+}
+
 static ag_status open_model(ag_ctx *ctx, specialize *s)
 {
     const train_options *o = s->options;
@@ -283,9 +349,10 @@ static ag_status open_model(ag_ctx *ctx, specialize *s)
 
     if (ag_status_of(ctx) != AG_OK || pipe_open(&s->model, ctx, &source, PIPE_TEXT | PIPE_TOKENIZER) != AG_OK)
         return ag_status_of(ctx);
-    if (o->prediction_type != TRAIN_PREDICTION_OF_MODEL)
-        s->model->schedule.prediction_type =
-            o->prediction_type == TRAIN_PREDICTION_V ? DATA_V_PREDICTION : DATA_EPSILON;
+    if (is_same_folder(s->model->path, o->output_dir))
+        return ag_fail(ctx, AG_EINVAL, "--output_dir %s is the model's own folder, which a run that ends early would spoil",
+                       o->output_dir);
+    settle_schedule(s);
     if (pipe_noise_init(&s->noise, ctx, &s->model->schedule) != AG_OK || fill_caches(ctx, s, compute) != AG_OK ||
         pipe_add(ctx, s->model, PIPE_UNET) != AG_OK)
         return ag_status_of(ctx);
@@ -318,7 +385,7 @@ static ag_status make_state(ag_ctx *ctx, specialize *s)
 ag_status train_specialize(ag_ctx *ctx, const train_options *options, json_t *config)
 {
     specialize *s = ag_new(ctx, 1, sizeof *s, "specialize");
-    train_method method = {.name = "specialize", .user = s, .loss = loss, .row_name = row_name, .begin = begin,
+    train_method method = {.name = "specialize", .user = s, .has_instances = true, .loss = loss, .row_name = row_name, .begin = begin,
                            .save = save};
 
     if (!s)
