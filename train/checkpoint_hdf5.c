@@ -323,7 +323,7 @@ ag_status train_h5_create(train_h5_writer **out, ag_ctx *ctx, const char *path,
 {
     train_h5_writer *w = ag_new(ctx, 1, sizeof *w, path);
     char text[200];
-    hid_t access;
+    hid_t access, how;
     report r;
 
     if (!w)
@@ -338,9 +338,12 @@ ag_status train_h5_create(train_h5_writer **out, ag_ctx *ctx, const char *path,
         r = enter();
         w->driver = H5FDregister(&sink_class);
         access = access_for_writing(w);
-        w->file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+        how = H5Pcreate(H5P_FILE_CREATE);
+        H5Pset_obj_track_times(how, false); /* of the root group */
+        w->file = H5Fcreate(path, H5F_ACC_TRUNC, how, access);
         if (w->file < 0)
             ag_fail(ctx, AG_EIO, "%s: %s", path, library_says(text));
+        H5Pclose(how);
         H5Pclose(access);
         leave(r);
     }
