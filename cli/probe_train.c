@@ -126,7 +126,8 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
 {
     options *o = memory;
     train_options how = o->train;
-    const char *path = o->common.model ? o->common.model : how.pretrained_model_name_or_path;
+    const bool named = cli_given(parsed, "pretrained_model_name_or_path"); /* its default is no test's model */
+    const char *path = o->common.model ? o->common.model : named ? how.pretrained_model_name_or_path : NULL;
     const pipe_source source = {.model = path, .revision = how.revision, .variant = how.variant};
     pipe_model *model = NULL;
     probe_in in = {0};

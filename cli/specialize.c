@@ -22,7 +22,7 @@ static const cli_group GROUPS[] = {
 
 static const cli_syntax SYNTAX = {
     .command = "specialize",
-    .usage = "--pretrained_model_name_or_path MODEL --instance_data_dir DIR --instance_age_path FILE --output_dir DIR",
+    .usage = "[--pretrained_model_name_or_path MODEL] --instance_data_dir DIR --instance_age_path FILE --output_dir DIR",
     .summary = "Fine-tune Stable Diffusion on faces of known age: each picture enters under a prompt without its age "
                "and one with it, so that the model learns what years do to a face. Writes a diffusers folder.",
     .groups = GROUPS,
@@ -38,6 +38,7 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     config = cli_effective(&SYNTAX, o);
     if (!config)
         return ag_fail(ctx, AG_ENOMEM, "no memory for the configuration");
+    json_object_del(config, "hub_token"); /* a secret: the configuration goes where the model goes */
     train_specialize(ctx, &o->train, config);
     json_decref(config);
     return ag_status_of(ctx);

@@ -16,7 +16,7 @@ static const char *const PREDICTIONS[] = {"model", "epsilon", "v_prediction", NU
 
 const cli_flag cli_model_flags[] = {
     {.name = "pretrained_model_name_or_path", .kind = CLI_TEXT, .offset = AT(pretrained_model_name_or_path),
-     .value = "MODEL", .required = true,
+     .value = "MODEL", .fallback = "runwayml/stable-diffusion-v1-5",
      .help = "a diffusers folder, a single-file checkpoint, or a hub id that lies in the local cache"},
     {.name = "revision", .kind = CLI_TEXT, .offset = AT(revision), .value = "REV",
      .help = "branch, tag or commit of a hub id"},
@@ -33,7 +33,9 @@ const cli_flag cli_data_flags[] = {
     {.name = "instance_data_dir", .kind = CLI_TEXT, .offset = AT(instance_data_dir), .value = "DIR",
      .required = true, .help = "the folder of pictures (png, jpg, webp, ppm, bmp, tiff), or an FFHQ-Aging folder"},
     {.name = "instance_age_path", .kind = CLI_TEXT, .offset = AT(instance_age_path), .value = "FILE",
-     .required = true, .help = "their ages: a .npy text array of [file name, age], or FFHQ-Aging's labels .csv"},
+     .required = true,
+     .help = "their ages: a .npy text array of [file name, age], FFHQ-Aging's labels .csv, or a folder of pictures "
+             "whose names begin with the age (34_001.jpg)"},
     {.name = "instance_prompt", .kind = CLI_TEXT, .offset = AT(instance_prompt), .value = "TEXT",
      .fallback = "photo of a person", .help = "the age goes after its word \"a\""},
     {.name = "finetune_mode", .kind = CLI_CHOICE, .offset = AT(finetune_mode), .choices = MODES,
@@ -57,7 +59,7 @@ const cli_flag cli_run_flags[] = {
     {.name = "overwrite_output_dir", .kind = CLI_SWITCH, .offset = AT(overwrite_output_dir),
      .help = "start anew in a folder that holds an earlier run's checkpoints"},
     {.name = "seed", .kind = CLI_INT, .offset = AT(seed), .value = "N", .fallback = "-1", .low = -1, .high = 9e18,
-     .help = "of every random draw; -1: from the clock, and printed"},
+     .help = "of every random draw; -1: that of the run which is resumed, else from the clock, and printed"},
     {.name = "torch_rng", .kind = CLI_SWITCH, .offset = AT(torch_rng),
      .help = "draw from PyTorch's CPU generator in the original's order, for comparisons"},
     {.name = "max_train_steps", .kind = CLI_INT, .offset = AT(max_train_steps), .value = "N", .fallback = "150",
