@@ -76,14 +76,14 @@ static ag_status find_random_crop(bool *out, ag_ctx *ctx, const train_latents *l
 
 static ag_status describe_items(ag_ctx *ctx, train_latents *l)
 {
+    const bool hashes = l->options.folder && ag_ctx_device(ctx) != AG_META;
     char vae_sum[DATA_SHA256_TEXT], file_sum[DATA_SHA256_TEXT];
 
-    if (l->options.folder && vae_identity(vae_sum, ctx, l->vae) != AG_OK)
+    if (hashes && vae_identity(vae_sum, ctx, l->vae) != AG_OK)
         return ag_status_of(ctx);
     for (int64_t i = 0; i < l->set->n && ag_status_of(ctx) == AG_OK; i++) {
         const char *path = l->set->items[i].path;
-        if (find_random_crop(&l->is_random_crop[i], ctx, l, path) != AG_OK || !l->options.folder ||
-            l->is_random_crop[i])
+        if (find_random_crop(&l->is_random_crop[i], ctx, l, path) != AG_OK || !hashes || l->is_random_crop[i])
             continue;
         if (data_file_sha256(file_sum, ctx, path) == AG_OK)
             for (int flip = 0; flip < N_FLIPS; flip++)
@@ -113,7 +113,8 @@ ag_status train_latents_new(train_latents **out, ag_ctx *ctx, const train_latent
         ag_fail(ctx, AG_EINVAL, "resolution %lld: wanted a multiple of %lld, by which the VAE shrinks a picture",
                 (long long)options->resolution, (long long)l->factor);
     l->values = ag_new(ctx, entry_values(l), sizeof *l->values, "latents");
-    if (ag_status_of(ctx) != AG_OK || (options->folder && data_folder_make(ctx, options->folder) != AG_OK) ||
+    if (ag_status_of(ctx) != AG_OK ||
+        (options->folder && ag_ctx_device(ctx) != AG_META && data_folder_make(ctx, options->folder) != AG_OK) ||
         describe_items(ctx, l) != AG_OK) {
         train_latents_free(l);
         return ag_status_of(ctx);
@@ -164,13 +165,15 @@ static ag_tensor *encode(ag_ctx *ctx, const train_latents *l, int64_t i, const i
     const ag_scope scope = ag_scope_open(ctx);
     const bool was = ag_record(ctx, false);
     data_image img = {0};
+    const bool is_real = ag_ctx_device(ctx) != AG_META; /* a forecast needs no picture */
     float *pixels = ag_new(ctx, (size_t)(R * R * 3), sizeof *pixels, "picture");
     ag_tensor *moments = NULL;
 
-    if (pixels && data_image_load_training(&img, ctx, l->set->items[i].path, R, offset, flip,
-                                           l->options.ignore_exif ? DATA_IGNORE_EXIF : 0) == AG_OK) {
+    if (pixels && (!is_real || data_image_load_training(&img, ctx, l->set->items[i].path, R, offset, flip,
+                                                        l->options.ignore_exif ? DATA_IGNORE_EXIF : 0) == AG_OK)) {
         ag_tensor *x, *both;
-        data_image_to_f32(pixels, &img);
+        if (is_real)
+            data_image_to_f32(pixels, &img);
         x = ag_from_f32(ctx, pixels, 4, (int64_t[]){1, R, R, 3});
         both = nn_vae_encode(ctx, l->vae, x, &options);
         moments = ag_concat(ctx, nn_vae_mean(ctx, l->vae, both), nn_vae_logvar(ctx, l->vae, both), 3);
@@ -214,13 +217,33 @@ static ag_status write_entry(ag_ctx *ctx, train_latents *l, const char *key, ag_
     return ag_status_of(ctx);
 }
 
+bool train_latents_needs_vae(const train_latents *l)
+{
+    bool needs = !l->options.folder;
+
+    for (int64_t i = 0; i < l->set->n; i++)
+        needs |= l->is_random_crop[i];
+    return needs;
+}
+
+/* One picture stands for all. */
+static ag_status fill_on_meta(ag_ctx *ctx, const train_latents *l)
+{
+    const ag_scope scope = ag_scope_open(ctx);
+
+    encode(ctx, l, 0, NULL, false);
+    ag_scope_close(ctx, scope, NULL);
+    return ag_status_of(ctx);
+}
+
 ag_status train_latents_fill(ag_ctx *ctx, train_latents *l, train_log *log, bool *needs_vae)
 {
     const int flips = l->options.random_flip ? N_FLIPS : 1;
 
-    *needs_vae = !l->options.folder;
-    for (int64_t i = 0; i < l->set->n && l->options.folder && ag_status_of(ctx) == AG_OK; i++) {
-        *needs_vae |= l->is_random_crop[i];
+    *needs_vae = train_latents_needs_vae(l);
+    if (ag_ctx_device(ctx) == AG_META)
+        return fill_on_meta(ctx, l);
+    for (int64_t i = 0; i < l->set->n && l->options.folder && ag_status_of(ctx) == AG_OK; i++)
         for (int flip = 0; flip < flips && !l->is_random_crop[i] && ag_status_of(ctx) == AG_OK; flip++) {
             const ag_scope scope = ag_scope_open(ctx);
             if (!read_entry(ctx, l, l->keys[i][flip]) && ag_status_of(ctx) == AG_OK) {
@@ -229,7 +252,6 @@ ag_status train_latents_fill(ag_ctx *ctx, train_latents *l, train_log *log, bool
             }
             ag_scope_close(ctx, scope, NULL);
         }
-    }
     if (!*needs_vae)
         l->vae = NULL;
     return ag_status_of(ctx);
@@ -241,7 +263,8 @@ ag_tensor *train_latents_moments(ag_ctx *ctx, train_latents *l, int64_t i, int64
     int64_t offset[2];
     bool is_cut;
 
-    if (l->keys[i][flip][0] && read_entry(ctx, l, l->keys[i][flip]))
+    if ((l->keys[i][flip][0] && read_entry(ctx, l, l->keys[i][flip])) ||
+        (ag_ctx_device(ctx) == AG_META && !train_latents_needs_vae(l)))
         return ag_from_f32(ctx, l->values, 4, (int64_t[]){1, l->side, l->side, 2 * l->channels});
     if (!l->vae) {
         ag_fail(ctx, AG_EIO, "%s/%s.f32: the posterior of %s was here and is gone", l->options.folder, l->keys[i][flip],

@@ -33,7 +33,10 @@ ag_status train_latents_new(train_latents **out, ag_ctx *ctx, const train_latent
                             const data_set *set, const nn_vae *vae);
 void train_latents_free(train_latents *latents); /* NULL is fine */
 
-/* Compute what is missing, with progress. *needs_vae: some picture must be encoded at each use. */
+/* Must some picture be encoded at each use? */
+bool train_latents_needs_vae(const train_latents *latents);
+/* Compute what is missing, with progress. *needs_vae as above. On AG_META one picture is encoded, for all;
+ * no file is read or written. */
 ag_status train_latents_fill(ag_ctx *ctx, train_latents *latents, train_log *log, bool *needs_vae);
 
 /* The posterior of item i as epoch `epoch` sees it (its crop and flip): f32 [1,h,w,2L], means, then

@@ -18,8 +18,18 @@
 
 enum { ROWS_PER_PICTURE = 2 };
 
+/* Where a run on AG_META leaves what it sees. It passes the pictures in a run of its own, because their
+ * memory is given back before training begins. */
+typedef struct foresight {
+    train_forecast *forecast;
+    train_work *work; /* NULL: not counted */
+    int64_t n_pictures;
+    bool with_pictures;
+} foresight;
+
 typedef struct specialize {
     const train_options *options;
+    const foresight *foresight; /* NULL: a real run */
     uint64_t seed;
     data_ages ages;
     data_set set;
@@ -245,6 +255,24 @@ static ag_status check_options(ag_ctx *ctx, const train_options *o)
     return AG_OK;
 }
 
+/* A forecast's data set where there is none: every age from 1 to 80, round and round. */
+static ag_status make_up_data(ag_ctx *ctx, specialize *s)
+{
+    const int64_t n = s->foresight->n_pictures;
+
+    s->set.items = ag_new(ctx, (size_t)n, sizeof *s->set.items, "data set");
+    for (int64_t i = 0; s->set.items && i < n && ag_status_of(ctx) == AG_OK; i++) {
+        s->set.items[i] = (data_item){.path = ag_strdup(ctx, "picture"), .name = "picture", .age = (float)(1 + i % 80)};
+        s->set.n++;
+    }
+    return ag_status_of(ctx);
+}
+
+static bool has_data(const specialize *s)
+{
+    return !s->foresight || (s->options->instance_data_dir && data_is_folder(s->options->instance_data_dir));
+}
+
 /* The labels; of a folder, the ages that its file names begin with. */
 static ag_status open_ages(ag_ctx *ctx, specialize *s)
 {
@@ -272,8 +300,11 @@ static ag_status open_data(ag_ctx *ctx, specialize *s)
     const train_options *o = s->options;
     opt_schedule schedule;
 
-    if (open_ages(ctx, s) != AG_OK ||
-        data_set_open(&s->set, ctx, o->instance_data_dir, &s->ages, DATA_CHECK_HEADERS) != AG_OK)
+    if (!has_data(s))
+        make_up_data(ctx, s);
+    else if (open_ages(ctx, s) == AG_OK)
+        data_set_open(&s->set, ctx, o->instance_data_dir, &s->ages, DATA_CHECK_HEADERS);
+    if (ag_status_of(ctx) != AG_OK)
         return ag_status_of(ctx);
     tell_data(s);
     s->order = ag_new(ctx, (size_t)s->set.n, sizeof *s->order, "order of the pictures");
@@ -285,12 +316,27 @@ static ag_status open_data(ag_ctx *ctx, specialize *s)
     return opt_schedule_check(ctx, &schedule); /* now, and not after an hour of encoding */
 }
 
+/* Nothing in a real run. */
+static void enter_phase(ag_ctx *ctx, const specialize *s, int phase)
+{
+    const foresight *f = s->foresight;
+
+    if (!f || !f->with_pictures)
+        return;
+    if (phase == TRAIN_PHASE_PICTURE)
+        f->forecast->stage[TRAIN_STAGE_TEXT] = ag_bytes_touched(ctx);
+    else if (phase < 0)
+        f->forecast->stage[TRAIN_STAGE_PICTURES] = ag_bytes_touched(ctx);
+    if (f->work)
+        train_work_watch(f->work, ctx, phase);
+}
+
 /* Encode what stays the same, with only the network in memory that does it. */
 static ag_status fill_caches(ag_ctx *ctx, specialize *s, ag_dtype compute)
 {
     const train_options *o = s->options;
     train_latents_options options = {.resolution = o->resolution,
-                                     .center_crop = o->center_crop,
+                                     .center_crop = o->center_crop || !has_data(s),
                                      .random_flip = o->random_flip,
                                      .ignore_exif = o->ignore_exif,
                                      .seed = s->seed,
@@ -299,12 +345,18 @@ static ag_status fill_caches(ag_ctx *ctx, specialize *s, ag_dtype compute)
     bool needs_vae = true;
 
     options.folder = o->no_cache ? NULL : folder;
+    enter_phase(ctx, s, TRAIN_PHASE_TEXT);
     if (train_prompts_prepare(ctx, s->prompts, s->model, !o->train_text_encoder) == AG_OK) {
         if (!o->train_text_encoder)
             pipe_drop(s->model, PIPE_TEXT);
+        enter_phase(ctx, s, TRAIN_PHASE_PICTURE);
         if (pipe_add(ctx, s->model, PIPE_VAE) == AG_OK &&
-            train_latents_new(&s->latents, ctx, &options, &s->set, s->model->vae) == AG_OK)
-            train_latents_fill(ctx, s->latents, NULL, &needs_vae);
+            train_latents_new(&s->latents, ctx, &options, &s->set, s->model->vae) == AG_OK) {
+            needs_vae = train_latents_needs_vae(s->latents);
+            if (!s->foresight || s->foresight->with_pictures)
+                train_latents_fill(ctx, s->latents, NULL, &needs_vae);
+        }
+        enter_phase(ctx, s, -1);
         if (s->model->vae)
             s->scale = nn_vae_config_of(s->model->vae)->scaling_factor;
         if (!needs_vae)
@@ -382,22 +434,8 @@ static ag_status make_state(ag_ctx *ctx, specialize *s)
                            o->max_grad_norm, o->ema_decay);
 }
 
-ag_status train_specialize(ag_ctx *ctx, const train_options *options, json_t *config)
+static void close_all(specialize *s)
 {
-    specialize *s = ag_new(ctx, 1, sizeof *s, "specialize");
-    train_method method = {.name = "specialize", .user = s, .has_instances = true, .loss = loss, .row_name = row_name, .begin = begin,
-                           .save = save};
-
-    if (!s)
-        return ag_status_of(ctx);
-    s->options = options;
-    s->seed = (uint64_t)options->seed;
-    if (check_options(ctx, options) == AG_OK && train_prepare_output(ctx, options) == AG_OK &&
-        open_data(ctx, s) == AG_OK && make_prompts(ctx, s) == AG_OK && open_model(ctx, s) == AG_OK &&
-        make_state(ctx, s) == AG_OK) {
-        method.calendar = s->calendar;
-        train_run(ctx, options, &method, s->state, config);
-    }
     train_state_free(s->state);
     train_latents_free(s->latents);
     train_prompts_free(s->prompts);
@@ -408,5 +446,148 @@ ag_status train_specialize(ag_ctx *ctx, const train_options *options, json_t *co
     ag_delete(s->order);
     ag_delete(s->torch_values);
     ag_delete(s);
+}
+
+/* Everything before the first update. */
+static ag_status set_up(ag_ctx *ctx, specialize *s, const train_options *options)
+{
+    s->options = options;
+    s->seed = (uint64_t)options->seed;
+    if (check_options(ctx, options) == AG_OK && train_prepare_output(ctx, options) == AG_OK &&
+        open_data(ctx, s) == AG_OK && make_prompts(ctx, s) == AG_OK)
+        open_model(ctx, s);
     return ag_status_of(ctx);
+}
+
+ag_status train_specialize(ag_ctx *ctx, const train_options *options, json_t *config)
+{
+    specialize *s = ag_new(ctx, 1, sizeof *s, "specialize");
+    train_method method = {.name = "specialize", .user = s, .has_instances = true, .loss = loss, .row_name = row_name, .begin = begin,
+                           .save = save};
+
+    if (!s)
+        return ag_status_of(ctx);
+    if (set_up(ctx, s, options) == AG_OK && make_state(ctx, s) == AG_OK) {
+        method.calendar = s->calendar;
+        train_run(ctx, options, &method, s->state, config);
+    }
+    close_all(s);
+    train_forecast_explain(ctx, options, train_specialize_forecast);
+    return ag_status_of(ctx);
+}
+
+/* --- the forecast ---------------------------------------------------------------------------------- */
+
+/* Two updates, of which the second is like all that follow. */
+static ag_status foresee_updates(ag_ctx *ctx, specialize *s)
+{
+    const foresight *f = s->foresight;
+    train_update unused;
+
+    for (int64_t u = 0; u < 2 && ag_status_of(ctx) == AG_OK; u++) {
+        const train_moment moment = train_moment_of(&s->calendar, 0);
+        const ag_scope scope = ag_scope_open(ctx);
+        ag_tensor *rows;
+        if (f->work && u == 1)
+            train_work_watch(f->work, ctx, TRAIN_PHASE_MICRO);
+        train_state_add(ctx, s->state, loss(ctx, s, &moment, 0, &rows), 1.0);
+        ag_scope_close(ctx, scope, NULL);
+        if (f->work && u == 1)
+            train_work_watch(f->work, ctx, TRAIN_PHASE_UPDATE);
+        train_state_update(&unused, ctx, s->state);
+    }
+    if (f->work)
+        train_work_watch(f->work, ctx, -1);
+    return ag_status_of(ctx);
+}
+
+/* Parts that are not in memory pass through it to be saved (pipe_save). */
+static ag_status foresee_saving(ag_ctx *ctx, specialize *s)
+{
+    int64_t largest = 0;
+
+    for (int c = 0; c < DATA_N_COMPONENTS && ag_status_of(ctx) == AG_OK; c++) {
+        const bool was_open = pipe_params(s->model, (data_component)c) != NULL;
+        const nn_params *params;
+        if (!was_open && pipe_add(ctx, s->model, 1u << c) != AG_OK)
+            break;
+        params = pipe_params(s->model, (data_component)c);
+        for (int64_t i = 0; i < nn_params_count(params); i++)
+            if (nn_params_at(params, i)->numel > largest)
+                largest = nn_params_at(params, i)->numel;
+        if (!was_open)
+            pipe_drop(s->model, 1u << c);
+    }
+    s->foresight->forecast->stage[TRAIN_STAGE_SAVING] = ag_bytes_touched(ctx) + (size_t)largest * sizeof(float);
+    return ag_status_of(ctx);
+}
+
+/* What there is to do, from a run that is set up. */
+static void count_run(train_forecast *f, const specialize *s)
+{
+    const train_options *o = s->options;
+    const train_calendar *c = &s->calendar;
+    const int64_t updates = train_updates_per_epoch(c), micro = (c->n_samples + c->batch - 1) / c->batch;
+
+    f->has_pictures = has_data(s);
+    f->n_pictures = s->set.n;
+    f->n_encodings = o->no_cache ? 0 : s->set.n * (o->random_flip ? 2 : 1);
+    f->n_prompts = train_prompts_count(s->prompts);
+    f->rows = ROWS_PER_PICTURE * c->batch;
+    f->n_updates = train_total_updates(c, o->max_train_steps, o->num_train_epochs);
+    f->n_micro = (int64_t)((double)f->n_updates * (double)micro / (double)updates + 0.5);
+    if (!o->train_text_encoder) /* the contexts stay in host memory */
+        f->base += (size_t)(f->n_prompts * pipe_max_length(s->model) *
+                            nn_unet_config_of(s->model->unet)->cross_attention_dim) * sizeof(float);
+}
+
+static ag_status foresee(ag_ctx *ctx, specialize *s)
+{
+    train_forecast *f = s->foresight->forecast;
+
+    if (set_up(ctx, s, s->options) != AG_OK || s->foresight->with_pictures)
+        return ag_status_of(ctx);
+    count_run(f, s);
+    f->weights = ag_bytes_now(ctx, AG_MODEL);
+    if (make_state(ctx, s) != AG_OK)
+        return ag_status_of(ctx);
+    for (int64_t i = 0; i < s->state->n; i++)
+        f->gradients += ag_nbytes(s->state->grads[i]);
+    f->moments = ag_bytes_now(ctx, AG_MODEL) - f->weights - f->gradients;
+    ag_bytes_reset_peak(ctx);
+    if (foresee_updates(ctx, s) != AG_OK)
+        return ag_status_of(ctx);
+    f->activations = ag_bytes_peak(ctx, AG_STEP);
+    f->scratch = ag_bytes_peak(ctx, AG_SCRATCH);
+    f->stage[TRAIN_STAGE_TRAINING] = ag_bytes_touched(ctx);
+    return foresee_saving(ctx, s);
+}
+
+ag_status train_specialize_forecast(train_forecast *out, ag_ctx *ctx, const train_options *options,
+                                    int64_t n_pictures, train_work *work)
+{
+    *out = (train_forecast){.base = TRAIN_BASE_BYTES};
+    for (int with_pictures = 1; with_pictures >= 0; with_pictures--) {
+        const foresight f = {.forecast = out, .work = work, .n_pictures = n_pictures, .with_pictures = with_pictures};
+        ag_ctx *meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META, .n_threads = ag_ctx_threads(ctx)});
+        specialize *s = meta ? ag_new(meta, 1, sizeof *s, "specialize") : NULL;
+        if (s) {
+            s->foresight = &f;
+            s->options = options;
+            foresee(meta, s);
+            close_all(s);
+        }
+        if (!meta)
+            ag_fail(ctx, AG_ENOMEM, "no memory for a context");
+        else if (ag_status_of(meta) != AG_OK)
+            ag_fail(ctx, ag_status_of(meta), "%s", ag_message(meta));
+        ag_ctx_free(meta);
+        if (ag_status_of(ctx) != AG_OK)
+            return ag_status_of(ctx);
+    }
+    for (int i = 0; i < TRAIN_N_STAGES; i++) {
+        out->stage[i] += out->base;
+        out->peak = out->stage[i] > out->peak ? out->stage[i] : out->peak;
+    }
+    return AG_OK;
 }

@@ -11,6 +11,7 @@
 
 #include <jansson.h>
 
+#include "train/forecast.h"
 #include "train/options.h"
 
 #ifdef __cplusplus
@@ -20,6 +21,11 @@ extern "C" {
 /* Train and save. `config` is the effective configuration (for the records). See train_run for the
  * statuses of an ended run. */
 ag_status train_specialize(ag_ctx *ctx, const train_options *options, json_t *config);
+
+/* What train_specialize would take, from its own code on AG_META; ctx lends its threads and takes errors (a
+ * train_foresee). Without a folder of pictures, n_pictures square ones of various ages are assumed. */
+ag_status train_specialize_forecast(train_forecast *out, ag_ctx *ctx, const train_options *options,
+                                    int64_t n_pictures, train_work *work);
 
 /* The prompt with " a " replaced by " a <age> year old " everywhere. NULL when memory is refused. */
 char *train_aged_prompt(ag_ctx *ctx, const char *prompt, int64_t age);

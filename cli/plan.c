@@ -1,0 +1,260 @@
+/* plan.c - agewright plan: memory and time of a command before it runs. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/command.h"
+#include "cli/train_flags.h"
+#include "data/file.h"
+#include "data/json.h"
+#include "train/forecast.h"
+#include "train/specialize.h"
+
+typedef struct options {
+    train_options train;
+    cli_unused unused;
+    cli_device device;
+    int64_t pictures;
+    double measure;
+    bool json;
+} options;
+
+#define AT(field) offsetof(options, field)
+
+static const cli_flag PLAN_FLAGS[] = {
+    {.name = "measure_seconds", .kind = CLI_REAL, .offset = AT(measure), .value = "S",
+     .fallback = "10", .low = 0, .high = 3600,
+     .help = "how long to measure this machine for the forecast of time; 0: memory only"},
+    {.name = "pictures", .kind = CLI_INT, .offset = AT(pictures), .value = "N", .fallback = "150",
+     .low = 1, .high = 1e8, .help = "how many to assume while --instance_data_dir is not there"},
+    {.name = "json", .kind = CLI_SWITCH, .offset = AT(json), .help = "print JSON"},
+    {0},
+};
+
+static const cli_group GROUPS[] = {
+    {"the forecast", PLAN_FLAGS, 0},
+    {"the model", cli_model_flags, offsetof(options, train)},
+    {"the data", cli_data_flags, offsetof(options, train)},
+    {"the run", cli_run_flags, offsetof(options, train)},
+    {"what is learned", cli_objective_flags, offsetof(options, train)},
+    {"the optimizer", cli_optimizer_flags, offsetof(options, train)},
+    {"the machine", cli_device_flags, offsetof(options, device)},
+    {"taken for the sake of published commands, without effect", cli_unused_flags,
+     offsetof(options, unused)},
+    {0},
+};
+
+static const cli_syntax SYNTAX = {
+    .command = "plan",
+    .usage = "specialize [the flags of specialize]",
+    .summary = "Say what a training command would take, without running it: its memory, stage by "
+               "stage, and its time, after measuring its own operations on this machine. The "
+               "pictures need not be there yet; the model's configuration must.",
+    .groups = GROUPS,
+    .n_positional_max = 1,
+    .nothing_required = true,
+};
+
+static const double GIB = 1073741824.0;
+
+/* --- as a table ------------------------------------------------------------------------------- */
+
+static void print_time(double seconds)
+{
+    if (seconds < 1.0)
+        printf("%.1f ms", 1e3 * seconds);
+    else if (seconds < 120.0)
+        printf("%.1f s", seconds);
+    else if (seconds < 7200.0)
+        printf("%.0f min", seconds / 60.0);
+    else
+        printf("%.1f h", seconds / 3600.0);
+}
+
+static void print_memory(const train_forecast *f)
+{
+    printf("%-12s %10s\n", "stage", "resident");
+    for (int s = 0; s < TRAIN_N_STAGES; s++)
+        printf("%-12s %6.2f GiB%s\n", train_stage_names[s], (double)f->stage[s] / GIB,
+               f->stage[s] == f->peak ? "  <- peak" : "");
+    printf("training holds: weights %.2f, gradients %.2f, moments %.2f, activations %.2f, scratch "
+           "%.2f GiB; the process itself %.2f\n",
+           (double)f->weights / GIB, (double)f->gradients / GIB, (double)f->moments / GIB,
+           (double)f->activations / GIB, (double)f->scratch / GIB, (double)f->base / GIB);
+}
+
+static void print_kinds(const train_work *work)
+{
+    train_work_kind kinds[TRAIN_WORK_KINDS];
+    double total = 0.0;
+
+    train_work_kinds(work, kinds);
+    for (int k = 0; k < TRAIN_WORK_KINDS; k++)
+        total += kinds[k].seconds;
+    printf("\n%-26s %7s %9s %9s %10s\n", "operations", "share", "GF/s", "GB/s", "measured");
+    for (int k = 0; k < TRAIN_WORK_KINDS; k++)
+        if (kinds[k].seconds > 0.0)
+            printf("%-26s %6.1f%% %9.1f %9.1f %9.0f%%\n", kinds[k].name,
+                   100.0 * kinds[k].seconds / total, 1e-9 * kinds[k].flops / kinds[k].seconds,
+                   1e-9 * kinds[k].bytes / kinds[k].seconds, 100.0 * kinds[k].measured);
+}
+
+static void print_times(const train_forecast *f, const train_work *work)
+{
+    double times[TRAIN_WORK_PHASES];
+
+    train_forecast_times(f, times);
+    printf("\n%-12s %12s %10s\n", "work", "times", "each");
+    for (int p = 0; p < TRAIN_N_PHASES; p++) {
+        printf("%-12s %12.0f %10s", train_phase_names[p], times[p], "");
+        print_time(f->seconds[p]);
+        printf("\n");
+    }
+    printf("a step (update) takes ");
+    print_time((double)f->n_micro / (double)f->n_updates * f->seconds[TRAIN_PHASE_MICRO] +
+               f->seconds[TRAIN_PHASE_UPDATE]);
+    printf(", the run ");
+    print_time(train_forecast_total(f));
+    printf(" (first run: no kept latents)\n");
+    print_kinds(work);
+}
+
+static ag_status print_fit(ag_ctx *ctx, const options *o, const train_forecast *f)
+{
+    const size_t room = train_room();
+    char advice[256];
+    size_t peak = 0;
+
+    if (room == SIZE_MAX)
+        return AG_OK;
+    printf("\npeak %.2f GiB, room on this machine %.2f GiB: ", (double)f->peak / GIB,
+           (double)room / GIB);
+    if (f->peak <= room) {
+        printf("fits\n");
+        return AG_OK;
+    }
+    if (train_forecast_advise(advice, sizeof advice, &peak, ctx, &o->train, o->pictures, room,
+                              train_specialize_forecast) != AG_OK)
+        return ag_status_of(ctx);
+    if (peak)
+        printf("does not fit; %s takes %.2f GiB\n", advice, (double)peak / GIB);
+    else
+        printf("does not fit, with no flags\n");
+    return AG_OK;
+}
+
+/* --- as JSON ---------------------------------------------------------------------------------- */
+
+static ag_status print_json(ag_ctx *ctx, const options *o, const train_forecast *f)
+{
+    const size_t room = train_room();
+    json_t *root = json_object(), *stages = json_object(), *seconds = json_object();
+    char advice[256] = "";
+    size_t peak = 0;
+    char *text = NULL;
+
+    for (int s = 0; s < TRAIN_N_STAGES; s++)
+        json_object_set_new(stages, train_stage_names[s], json_integer((json_int_t)f->stage[s]));
+    for (int p = 0; p < TRAIN_N_PHASES && o->measure > 0.0; p++)
+        json_object_set_new(seconds, train_phase_names[p], json_real(f->seconds[p]));
+    if (o->measure > 0.0) {
+        const double steps = (double)f->n_micro / (double)f->n_updates;
+
+        json_object_set_new(seconds, "step",
+                            json_real(steps * f->seconds[TRAIN_PHASE_MICRO] +
+                                      f->seconds[TRAIN_PHASE_UPDATE]));
+        json_object_set_new(seconds, "run", json_real(train_forecast_total(f)));
+    }
+    if (f->peak > room &&
+        train_forecast_advise(advice, sizeof advice, &peak, ctx, &o->train, o->pictures, room,
+                              train_specialize_forecast) != AG_OK)
+        goto out;
+    json_object_set_new(root, "pictures", json_integer(f->n_pictures));
+    json_object_set_new(root, "pictures_found", json_boolean(f->has_pictures));
+    json_object_set_new(root, "prompts", json_integer(f->n_prompts));
+    json_object_set_new(root, "rows", json_integer(f->rows));
+    json_object_set_new(root, "updates", json_integer(f->n_updates));
+    json_object_set_new(root, "micro_steps", json_integer(f->n_micro));
+    json_object_set_new(root, "weights_bytes", json_integer((json_int_t)f->weights));
+    json_object_set_new(root, "gradients_bytes", json_integer((json_int_t)f->gradients));
+    json_object_set_new(root, "moments_bytes", json_integer((json_int_t)f->moments));
+    json_object_set_new(root, "activations_bytes", json_integer((json_int_t)f->activations));
+    json_object_set_new(root, "scratch_bytes", json_integer((json_int_t)f->scratch));
+    json_object_set_new(root, "base_bytes", json_integer((json_int_t)f->base));
+    json_object_set_new(root, "peak_bytes", json_integer((json_int_t)f->peak));
+    if (room != SIZE_MAX)
+        json_object_set_new(root, "room_bytes", json_integer((json_int_t)room));
+    json_object_set_new(root, "fits", json_boolean(f->peak <= room));
+    if (peak)
+        json_object_set_new(root, "would_fit", json_string(advice));
+    json_object_set(root, "stages_bytes", stages);
+    json_object_set(root, "seconds", seconds);
+    text = data_json_dump(ctx, root, 2);
+    if (text)
+        puts(text);
+out:
+    ag_delete(text);
+    json_decref(seconds);
+    json_decref(stages);
+    json_decref(root);
+    return ag_status_of(ctx);
+}
+
+/* --- the command ------------------------------------------------------------------------------ */
+
+static ag_status check(ag_ctx *ctx, options *o, const cli_parsed *parsed)
+{
+    const char *command = parsed->positional.n ? parsed->positional.items[0] : NULL;
+
+    if (!command)
+        return ag_fail(ctx, AG_EINVAL, "plan: which command? wanted specialize and its flags");
+    if (strcmp(command, "specialize") != 0)
+        return ag_fail(ctx, AG_EINVAL, "plan: %s: wanted specialize and its flags", command);
+    if (!o->train.pretrained_model_name_or_path)
+        return ag_fail(ctx, AG_EINVAL,
+                       "--pretrained_model_name_or_path MODEL is required: its configuration says "
+                       "what to foresee");
+    if (o->train.instance_data_dir && data_is_folder(o->train.instance_data_dir) &&
+        !o->train.instance_age_path)
+        return ag_fail(ctx, AG_EINVAL, "--instance_age_path FILE is required: %s is there",
+                       o->train.instance_data_dir);
+    if (o->train.seed < 0)
+        o->train.seed = 0; /* no draw matters here */
+    if (!o->train.output_dir)
+        o->train.output_dir = ".";
+    return AG_OK;
+}
+
+static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
+{
+    options *o = memory;
+    train_forecast f;
+    train_work *work = NULL;
+
+    if (check(ctx, o, parsed) != AG_OK ||
+        (o->measure > 0.0 && train_work_new(&work, ctx) != AG_OK))
+        return ag_status_of(ctx);
+    if (train_specialize_forecast(&f, ctx, &o->train, o->pictures, work) == AG_OK &&
+        (!work || train_forecast_measure(&f, work, ctx, o->measure) == AG_OK)) {
+        ag_trim(ctx);
+        if (o->json) {
+            print_json(ctx, o, &f);
+        } else {
+            printf("%lld pictures%s, %lld prompts, %lld updates of %.3g micro-steps of %lld "
+                   "rows\n\n",
+                   (long long)f.n_pictures, f.has_pictures ? "" : " (assumed)",
+                   (long long)f.n_prompts, (long long)f.n_updates,
+                   (double)f.n_micro / (double)f.n_updates, (long long)f.rows);
+            print_memory(&f);
+            if (work)
+                print_times(&f, work);
+            print_fit(ctx, o, &f);
+        }
+    }
+    train_work_free(work);
+    return ag_status_of(ctx);
+}
+
+int cli_plan(int argc, char *const *argv)
+{
+    return cli_run(&SYNTAX, sizeof(options), offsetof(options, device), argc, argv, body);
+}

@@ -1,0 +1,188 @@
+/* forecast.c - see forecast.h. */
+#include "train/forecast.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "autograd/available.h"
+
+const char *const train_phase_names[] = {[TRAIN_PHASE_TEXT] = "text",
+                                         [TRAIN_PHASE_PICTURE] = "picture",
+                                         [TRAIN_PHASE_MICRO] = "micro-step",
+                                         [TRAIN_PHASE_UPDATE] = "update"};
+
+const char *const train_stage_names[] = {[TRAIN_STAGE_TEXT] = "text",
+                                         [TRAIN_STAGE_PICTURES] = "latents",
+                                         [TRAIN_STAGE_TRAINING] = "training",
+                                         [TRAIN_STAGE_SAVING] = "saving"};
+
+static const double GIB = 1073741824.0;
+
+/* --- time ------------------------------------------------------------------------------------- */
+
+void train_forecast_times(const train_forecast *f, double times[TRAIN_WORK_PHASES])
+{
+    memset(times, 0, TRAIN_WORK_PHASES * sizeof *times);
+    times[TRAIN_PHASE_TEXT] = 1.0;
+    times[TRAIN_PHASE_PICTURE] = (double)f->n_encodings;
+    times[TRAIN_PHASE_MICRO] = (double)f->n_micro;
+    times[TRAIN_PHASE_UPDATE] = (double)f->n_updates;
+}
+
+ag_status train_forecast_measure(train_forecast *f, train_work *work, ag_ctx *ctx, double seconds)
+{
+    double times[TRAIN_WORK_PHASES];
+
+    train_forecast_times(f, times);
+    if (train_work_measure(work, ctx, times, seconds) != AG_OK)
+        return ag_status_of(ctx);
+    for (int p = 0; p < TRAIN_N_PHASES; p++)
+        f->seconds[p] = train_work_seconds(work, p);
+    return AG_OK;
+}
+
+double train_forecast_total(const train_forecast *f)
+{
+    double times[TRAIN_WORK_PHASES], total = 0.0;
+
+    train_forecast_times(f, times);
+    for (int p = 0; p < TRAIN_N_PHASES; p++)
+        total += times[p] * f->seconds[p];
+    return total;
+}
+
+/* --- what would fit --------------------------------------------------------------------------- */
+
+size_t train_room(void)
+{
+    const size_t left = ag_available_bytes();
+    FILE *file = fopen("/proc/self/statm", "r");
+    long long pages = 0, resident = 0;
+
+    if (file) {
+        if (fscanf(file, "%lld %lld", &pages, &resident) != 2)
+            resident = 0;
+        fclose(file);
+    }
+    return left == SIZE_MAX ? left : left + (size_t)resident * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* One change towards less memory, the least harmful first. False when it changes nothing. The text
+ * is what the user would type. */
+typedef bool (*change)(train_options *o, char *text, size_t size);
+
+static bool recompute(train_options *o, char *text, size_t size)
+{
+    const bool helps = !o->gradient_checkpointing;
+
+    o->gradient_checkpointing = true;
+    snprintf(text, size, "--gradient_checkpointing");
+    return helps;
+}
+
+static bool smaller_batch(train_options *o, char *text, size_t size)
+{
+    const int64_t batch = o->train_batch_size;
+
+    o->train_batch_size = 1;
+    o->gradient_accumulation_steps *= batch;
+    snprintf(text, size, "--train_batch_size 1 --gradient_accumulation_steps %lld",
+             (long long)o->gradient_accumulation_steps);
+    return batch > 1;
+}
+
+static bool no_average(train_options *o, char *text, size_t size)
+{
+    const bool helps = o->ema_decay > 0.0;
+
+    o->ema_decay = 0.0;
+    snprintf(text, size, "--ema_decay 0");
+    return helps;
+}
+
+static bool frozen_text(train_options *o, char *text, size_t size)
+{
+    const bool helps = o->train_text_encoder;
+
+    o->train_text_encoder = false;
+    snprintf(text, size, "--train_text_encoder=false");
+    return helps;
+}
+
+static bool smaller_pictures(train_options *o, char *text, size_t size)
+{
+    const bool helps = o->resolution > 256 && o->resolution / 2 % 64 == 0;
+
+    if (helps)
+        o->resolution /= 2;
+    snprintf(text, size, "--resolution %lld", (long long)o->resolution);
+    return helps;
+}
+
+static const change changes[] = {recompute, smaller_batch, no_average, frozen_text,
+                                 smaller_pictures};
+enum { N_CHANGES = sizeof changes / sizeof *changes };
+
+ag_status train_forecast_advise(char *text, size_t size, size_t *peak, ag_ctx *ctx,
+                                const train_options *options, int64_t n_pictures, size_t room,
+                                train_foresee foresee)
+{
+    train_options o = *options;
+    size_t used = 0;
+
+    *peak = 0;
+    text[0] = '\0';
+    for (int i = 0; i < N_CHANGES && used < size; i++) {
+        char flag[128];
+        train_forecast f;
+
+        if (!changes[i](&o, flag, sizeof flag))
+            continue;
+        used += (size_t)snprintf(text + used, size - used, "%s%s", used ? " " : "", flag);
+        if (foresee(&f, ctx, &o, n_pictures, NULL) != AG_OK)
+            return ag_status_of(ctx);
+        if (f.peak <= room) {
+            *peak = f.peak;
+            return AG_OK;
+        }
+    }
+    text[0] = '\0';
+    return AG_OK;
+}
+
+/* --- after the fact --------------------------------------------------------------------------- */
+
+void train_forecast_explain(ag_ctx *ctx, const train_options *options, train_foresee foresee)
+{
+    char message[600], advice[256] = "", end[64] = "no flag makes it fit";
+    const size_t touched = ag_bytes_touched(ctx);
+    train_forecast f;
+    ag_ctx *meta;
+    size_t room, peak = 0;
+    bool foreseen = false;
+
+    if (ag_status_of(ctx) != AG_ENOMEM)
+        return;
+    ag_trim(ctx);
+    room = train_room();
+    snprintf(message, sizeof message, "%s", ag_message(ctx));
+    meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META, .n_threads = ag_ctx_threads(ctx)});
+    if (meta && foresee(&f, meta, options, 1, NULL) == AG_OK) {
+        foreseen = true;
+        if (f.peak > room)
+            train_forecast_advise(advice, sizeof advice, &peak, meta, options, 1, room, foresee);
+        else
+            snprintf(end, sizeof end, "which would fit now");
+    }
+    ag_ctx_free(meta);
+    if (!foreseen)
+        return;
+    if (peak)
+        snprintf(end, sizeof end, " takes %.1f GiB", (double)peak / GIB);
+    ag_clear(ctx);
+    ag_fail(
+        ctx, AG_ENOMEM,
+        "%s; forecast of this run: %.1f GiB, in use at most: %.1f, there is room for %.1f; %s%s",
+        message, (double)f.peak / GIB, (double)touched / GIB, (double)room / GIB, advice, end);
+}
