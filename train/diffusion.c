@@ -10,7 +10,6 @@ void train_diffusion_init(train_diffusion *out, const train_options *options, co
                              .huber_c = options->huber_c,
                              .snr_gamma = options->snr_gamma};
     out->unet_options.checkpointing = options->gradient_checkpointing;
-    out->unet_options.compute = options->mixed_precision == TRAIN_PRECISION_BF16 ? AG_BF16 : AG_F32;
 }
 
 ag_tensor *train_diffusion_loss(ag_ctx *ctx, const train_diffusion *diffusion, const train_rows *rows)

@@ -33,6 +33,7 @@ typedef struct train_diffusion {
     double snr_gamma; /* 0: rows weigh the same */
 } train_diffusion;
 
+/* In f32; for another type of activations set unet_options.compute (train/precision.h) afterwards. */
 void train_diffusion_init(train_diffusion *out, const train_options *options, const nn_unet *unet,
                           const pipe_noise *noise);
 
