@@ -51,9 +51,10 @@ static ag_status make_key(char out[DATA_SHA256_TEXT], ag_ctx *ctx, const train_l
 {
     char text[512];
     const int n = snprintf(text, sizeof text,
-                           "posterior 1\nfile %s\nvae %s\nresolution %lld\ncrop centre\nfilter bilinear\nflip %d\n"
+                           "posterior 1\nfile %s\nvae %s\ngroups %lld\nresolution %lld\ncrop centre\nfilter bilinear\nflip %d\n"
                            "exif %d\ncompute %s\n",
-                           file_sum, vae_sum, (long long)l->options.resolution, flip, !l->options.ignore_exif,
+                           file_sum, vae_sum, (long long)nn_vae_config_of(l->vae)->norm_num_groups,
+                           (long long)l->options.resolution, flip, !l->options.ignore_exif,
                            ag_dtype_name(l->options.compute));
 
     return data_sha256(out, ctx, text, (size_t)n);
