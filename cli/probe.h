@@ -19,7 +19,6 @@ typedef struct probe_in {
 
 ag_status probe_in_open(probe_in *in, ag_ctx *ctx, const char *path); /* NULL path: no inputs */
 void probe_in_close(probe_in *in);
-bool probe_in_has(const probe_in *in, const char *name);
 /* The shape of an input of n_dims axes; AG_EDATA when it is missing or has another number of axes. */
 ag_status probe_in_shape(probe_in *in, ag_ctx *ctx, const char *name, int n_dims, int64_t *dims);
 /* Values of an input of exactly this shape: floating as f32, integers as i64. The caller's (ag_delete). */

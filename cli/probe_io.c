@@ -25,11 +25,6 @@ void probe_in_close(probe_in *in)
     *in = (probe_in){0};
 }
 
-bool probe_in_has(const probe_in *in, const char *name)
-{
-    return in->file && data_weights_find(in->file, name) >= 0;
-}
-
 static int64_t find(probe_in *in, ag_ctx *ctx, const char *name)
 {
     const int64_t i = in->file ? data_weights_find(in->file, name) : -1;

@@ -613,11 +613,6 @@ const char *data_tokenizer_token(const data_tokenizer *tok, int64_t id)
     return low < tok->n_entries && tok->entries[low].id == id ? tok->entries[low].token : NULL;
 }
 
-const char *data_tokenizer_folder(const data_tokenizer *tok)
-{
-    return tok->folder;
-}
-
 ag_status data_tokenizer_copy(const data_tokenizer *tok, ag_ctx *ctx, const char *to)
 {
     ag_status status = AG_OK;

@@ -56,7 +56,6 @@ int64_t data_tokenizer_pad_id(const data_tokenizer *tok);
 int64_t data_tokenizer_unknown_id(const data_tokenizer *tok); /* -1 when there is none */
 /* The entry of the vocabulary (byte symbols, "</w>" at the end of words); NULL for no such id. */
 const char *data_tokenizer_token(const data_tokenizer *tok, int64_t id);
-const char *data_tokenizer_folder(const data_tokenizer *tok); /* where the files were found */
 
 /* Copy the tokenizer's files unchanged into the existing folder `to`. */
 ag_status data_tokenizer_copy(const data_tokenizer *tok, ag_ctx *ctx, const char *to);

@@ -339,11 +339,6 @@ int data_yaml_line(const data_yaml_node *node)
     return node->line;
 }
 
-const char *data_yaml_file(const data_yaml_node *node)
-{
-    return node->yaml->name;
-}
-
 int64_t data_yaml_size(const data_yaml_node *node)
 {
     return node->n;
@@ -384,11 +379,6 @@ const data_yaml_node *data_yaml_find(const data_yaml_node *node, const char *pat
 const char *data_yaml_text(const data_yaml_node *node)
 {
     return node->kind == DATA_YAML_SCALAR ? node->text : NULL;
-}
-
-bool data_yaml_is_quoted(const data_yaml_node *node)
-{
-    return node->quoted;
 }
 
 bool data_yaml_is_null(const data_yaml_node *node)

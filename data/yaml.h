@@ -37,7 +37,6 @@ const data_yaml_node *data_yaml_root(const data_yaml *yaml);
 
 data_yaml_kind data_yaml_kind_of(const data_yaml_node *node);
 int data_yaml_line(const data_yaml_node *node);        /* from 1 */
-const char *data_yaml_file(const data_yaml_node *node); /* the name given when it was read */
 int64_t data_yaml_size(const data_yaml_node *node);    /* entries of a map or list, 0 of a scalar */
 /* Entry i of a map or list, 0 <= i < size; of a map, in the file's order. */
 const data_yaml_node *data_yaml_at(const data_yaml_node *node, int64_t i);
@@ -50,7 +49,6 @@ const data_yaml_node *data_yaml_find(const data_yaml_node *node, const char *pat
  * key and what was wanted, and leave *out alone. */
 const char *data_yaml_text(const data_yaml_node *node); /* NULL unless a scalar */
 bool data_yaml_is_null(const data_yaml_node *node);
-bool data_yaml_is_quoted(const data_yaml_node *node);
 ag_status data_yaml_get_int(int64_t *out, ag_ctx *ctx, const data_yaml_node *node);
 ag_status data_yaml_get_real(double *out, ag_ctx *ctx, const data_yaml_node *node);
 ag_status data_yaml_get_bool(bool *out, ag_ctx *ctx, const data_yaml_node *node);
