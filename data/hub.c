@@ -68,8 +68,7 @@ static bool find_in_own(char **out, ag_ctx *ctx, const char *id)
     return false;
 }
 
-/* The hub's cache folder by the environment; NULL without a home. */
-static char *cache_folder(ag_ctx *ctx)
+char *data_hub_cache(ag_ctx *ctx)
 {
     static const struct {
         const char *variable, *below;
@@ -163,7 +162,7 @@ ag_status data_resolve_model(char **out, ag_ctx *ctx, const char *id_or_path, co
         return ag_fail(ctx, AG_EIO, "%s: there is no such file or folder", id_or_path);
     if (revision && (strstr(revision, "..") || revision[0] == '/'))
         return ag_fail(ctx, AG_EINVAL, "%s: not a revision's name", revision);
-    cache = cache_folder(ctx);
+    cache = data_hub_cache(ctx);
     if (!find_in_own(&found, ctx, id_or_path) && cache)
         find_in_cache(&found, &model, ctx, cache, id_or_path, revision);
     if (ag_status_of(ctx) != AG_OK) {

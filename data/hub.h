@@ -23,6 +23,10 @@ extern "C" {
 ag_status data_resolve_model(char **out, ag_ctx *ctx, const char *id_or_path,
                              const char *revision);
 
+/* The folder of place 3, by the environment, whether it is there or not: the caller's (ag_delete).
+ * NULL without a home. */
+char *data_hub_cache(ag_ctx *ctx);
+
 #ifdef __cplusplus
 }
 #endif

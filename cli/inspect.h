@@ -1,0 +1,25 @@
+/* inspect.h - what `agewright inspect` finds out, as JSON; printing is one function over it.
+ *
+ * Each function adds to `root`, an object, or fails the context.
+ */
+#ifndef CLI_INSPECT_H
+#define CLI_INSPECT_H
+
+#include <jansson.h>
+
+#include "autograd/context.h"
+
+/* inspect_model.c */
+ag_status inspect_weight_file(ag_ctx *ctx, json_t *root, const char *path);
+ag_status inspect_model_folder(ag_ctx *ctx, json_t *root, const char *path);
+ag_status inspect_checkpoint(ag_ctx *ctx, json_t *root, const char *path);
+
+/* inspect_data.c */
+ag_status inspect_pictures(ag_ctx *ctx, json_t *root, const char *path, const char *ages);
+ag_status inspect_picture(ag_ctx *ctx, json_t *root, const char *path);
+ag_status inspect_labels(ag_ctx *ctx, json_t *root, const char *path); /* .npy, .csv */
+
+/* Set a member; a value that memory was refused for is left out. */
+void inspect_set(json_t *object, const char *key, json_t *value);
+
+#endif /* CLI_INSPECT_H */
