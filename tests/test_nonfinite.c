@@ -9,8 +9,8 @@
 #include "data/faces.h"
 #include "data/file.h"
 #include "data/tokenizer.h"
-#include "pipeline/presets.h"
 #include "pipeline/pipeline.h"
+#include "pipeline/presets.h"
 #include "train/checkpoint.h"
 #include "train/nonfinite.h"
 #include "train/run.h"
@@ -20,10 +20,19 @@ enum { TINY = 3 }; /* in pipe_preset_names */
 
 static char root[256];
 
+static ag_ctx *one_thread(void) /* pictures so small are not worth two */
+{
+    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = AG_CPU, .n_threads = 1});
+
+    assert_non_null(ctx);
+    check_ok(ctx, "a new context");
+    return ctx;
+}
+
 /* The small model, with one weight of its U-Net set to `value`, as root/name. */
 static void make_model(const char *name, const char *weight, float value)
 {
-    ag_ctx *ctx = check_ctx();
+    ag_ctx *ctx = one_thread();
     char tokenizer[300];
     pipe_preset preset;
     pipe_model *model = NULL;
@@ -46,7 +55,7 @@ static void make_model(const char *name, const char *weight, float value)
 
 static int set_up(void **state)
 {
-    ag_ctx *ctx = check_ctx();
+    ag_ctx *ctx = one_thread();
     data_faces_options faces = data_faces_defaults();
 
     (void)state;
@@ -107,7 +116,7 @@ static train_options options_of(texts *t, const char *model, const char *name)
 /* Run in this process; `words` (NULL-terminated) all stand in the message of a failure. */
 static void run(const train_options *options, ag_status want, const char *const *words)
 {
-    ag_ctx *ctx = check_ctx();
+    ag_ctx *ctx = one_thread();
     json_t *config = json_pack("{s:I}", "seed", (json_int_t)options->seed);
     const ag_status status = train_specialize(ctx, options, config);
 
@@ -162,7 +171,7 @@ static ag_tensor *nothing_wrong(ag_ctx *ctx, void *user)
 
 static void test_which_op(void **state)
 {
-    ag_ctx *ctx = check_ctx();
+    ag_ctx *ctx = one_thread();
     char text[128];
 
     (void)state;
@@ -236,7 +245,7 @@ static void test_overwriting(void **state)
 
 static void test_seed_goes_on(void **state)
 {
-    ag_ctx *ctx = check_ctx();
+    ag_ctx *ctx = one_thread();
     texts t;
     train_options o = options_of(&t, "sound", "again"); /* of test_overwriting */
 
@@ -265,7 +274,7 @@ static void test_ages_of_names(void **state)
     char from[400], to[300];
     size_t size;
     char *bytes;
-    ag_ctx *ctx = check_ctx();
+    ag_ctx *ctx = one_thread();
 
     (void)state;
     snprintf(to, sizeof to, "%s/named", root);
