@@ -13,7 +13,7 @@ mkdir -p "$out"
 sheet() {
     # a row for each age, a column for each person (the same first latents in every row)
     "$agewright" sample --model "$1" --output "$2" --seed 7 --same_latents --num_images 8 --batch 8 \
-        --num_inference_steps 30 --guidance_scale 3 --zoom 2 --prompt \
+        --num_inference_steps 30 --guidance_scale 5 --zoom 2 --prompt \
         "photo of a 4 year old person" "photo of a 12 year old person" "photo of a 30 year old person" \
         "photo of a 50 year old person" "photo of a 65 year old person" "photo of a 82 year old person"
 }
