@@ -76,9 +76,9 @@ void train_forecast_explain(ag_ctx *ctx, const train_options *options, train_for
 
 /* Bytes that this process may take now, with what it has already. */
 size_t train_room(void);
-/* Bytes of a process that does everything but hold tensors: code, libraries, threads. Measured: peaks of
- * nine small runs less their tensors were 35 to 39 MB. */
-enum { TRAIN_BASE_BYTES = 36 << 20 };
+/* Bytes of a process that does everything but hold tensors (code, libraries, threads), and what
+ * writing checkpoints adds. Measured: peaks of ten small runs less their tensors, +- 2 MB. */
+enum { TRAIN_BASE_BYTES = 25 << 20, TRAIN_CHECKPOINT_BYTES = 10 << 20 };
 
 #ifdef __cplusplus
 }

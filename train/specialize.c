@@ -478,26 +478,35 @@ ag_status train_specialize(ag_ctx *ctx, const train_options *options, json_t *co
 
 /* --- the forecast ---------------------------------------------------------------------------------- */
 
-/* Two updates, of which the second is like all that follow. */
+/* One micro-step and the update after it, watched or not. */
+static ag_status foresee_update(ag_ctx *ctx, specialize *s, const train_moment *moment, int64_t micro, bool watched)
+{
+    train_work *work = watched ? s->foresight->work : NULL;
+    const ag_scope scope = ag_scope_open(ctx);
+    train_update unused;
+    ag_tensor *rows;
+
+    if (work)
+        train_work_watch(work, ctx, TRAIN_PHASE_MICRO);
+    train_state_add(ctx, s->state, loss(ctx, s, moment, micro, &rows), 1.0);
+    ag_scope_close(ctx, scope, NULL);
+    if (work)
+        train_work_watch(work, ctx, TRAIN_PHASE_UPDATE);
+    train_state_update(&unused, ctx, s->state);
+    if (work)
+        train_work_watch(work, ctx, -1);
+    return ag_status_of(ctx);
+}
+
+/* The first batch twice, the last of an epoch, which may be short, and the first again: after that memory
+ * has seen what it will see. */
 static ag_status foresee_updates(ag_ctx *ctx, specialize *s)
 {
-    const foresight *f = s->foresight;
-    train_update unused;
+    const train_moment first = train_moment_of(&s->calendar, 0);
+    const train_moment last = train_moment_of(&s->calendar, train_updates_per_epoch(&s->calendar) - 1);
 
-    for (int64_t u = 0; u < 2 && ag_status_of(ctx) == AG_OK; u++) {
-        const train_moment moment = train_moment_of(&s->calendar, 0);
-        const ag_scope scope = ag_scope_open(ctx);
-        ag_tensor *rows;
-        if (f->work && u == 1)
-            train_work_watch(f->work, ctx, TRAIN_PHASE_MICRO);
-        train_state_add(ctx, s->state, loss(ctx, s, &moment, 0, &rows), 1.0);
-        ag_scope_close(ctx, scope, NULL);
-        if (f->work && u == 1)
-            train_work_watch(f->work, ctx, TRAIN_PHASE_UPDATE);
-        train_state_update(&unused, ctx, s->state);
-    }
-    if (f->work)
-        train_work_watch(f->work, ctx, -1);
+    for (int k = 0; k < 4 && ag_status_of(ctx) == AG_OK; k++)
+        foresee_update(ctx, s, k == 2 ? &last : &first, k == 2 ? last.n_micro - 1 : 0, k == 1);
     return ag_status_of(ctx);
 }
 
@@ -536,6 +545,8 @@ static void count_run(train_forecast *f, const specialize *s)
     f->rows = ROWS_PER_PICTURE * c->batch;
     f->n_updates = train_total_updates(c, o->max_train_steps, o->num_train_epochs);
     f->n_micro = (int64_t)((double)f->n_updates * (double)micro / (double)updates + 0.5);
+    if (o->checkpointing_steps > 0 && o->checkpointing_steps <= f->n_updates)
+        f->base += TRAIN_CHECKPOINT_BYTES;
     if (!o->train_text_encoder) /* the contexts stay in host memory */
         f->base += (size_t)(f->n_prompts * pipe_max_length(s->model) *
                             nn_unet_config_of(s->model->unet)->cross_attention_dim) * sizeof(float);
