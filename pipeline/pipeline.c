@@ -50,6 +50,11 @@ nn_params *pipe_params(const pipe_model *m, data_component component)
 
 /* --- opening ----------------------------------------------------------------------------------- */
 
+static bool wants_weights(const ag_ctx *ctx, const pipe_model *m)
+{
+    return ag_ctx_device(ctx) != AG_META || m->checks_files;
+}
+
 static ag_status open_from_folder(pipe_model *m, ag_ctx *ctx, data_component component)
 {
     union {
@@ -69,8 +74,7 @@ static ag_status open_from_folder(pipe_model *m, ag_ctx *ctx, data_component com
     else
         data_text_config_read(&config.text, ctx, folder);
     if (ag_status_of(ctx) == AG_OK && make_network(m, ctx, component, &config) == AG_OK &&
-        ag_ctx_device(ctx) != AG_META &&
-        data_weights_open_folder(&weights, ctx, folder, m->source.variant) == AG_OK)
+        wants_weights(ctx, m) && data_weights_open_folder(&weights, ctx, folder, m->source.variant) == AG_OK)
         pipe_load_component(ctx, pipe_params(m, component), weights, component);
     data_weights_close(weights);
     ag_delete(folder);
@@ -96,7 +100,7 @@ static ag_status open_from_single(pipe_model *m, ag_ctx *ctx, unsigned parts)
                 continue;
             if (!single->has[c])
                 ag_fail(ctx, AG_EDATA, "%s: holds no %s", m->path, data_component_name((data_component)c));
-            else if (make_network(m, ctx, (data_component)c, configs[c]) == AG_OK && ag_ctx_device(ctx) != AG_META)
+            else if (make_network(m, ctx, (data_component)c, configs[c]) == AG_OK && wants_weights(ctx, m))
                 pipe_load_single(ctx, pipe_params(m, (data_component)c), weights, single, (data_component)c);
         }
     }
@@ -141,13 +145,14 @@ ag_status pipe_add(ag_ctx *ctx, pipe_model *m, unsigned parts)
     return ag_status_of(ctx);
 }
 
-ag_status pipe_open(pipe_model **out, ag_ctx *ctx, const pipe_source *source, unsigned parts)
+static ag_status open_parts(pipe_model **out, ag_ctx *ctx, const pipe_source *source, unsigned parts, bool checks_files)
 {
     pipe_model *m = ag_new(ctx, 1, sizeof *m, "model");
 
     if (!m)
         return ag_status_of(ctx);
     m->source = *source;
+    m->checks_files = checks_files;
     data_schedule_config_default(&m->schedule);
     if (data_resolve_model(&m->path, ctx, source->model, source->revision) == AG_OK) {
         if (data_is_folder(m->path))
@@ -161,6 +166,25 @@ ag_status pipe_open(pipe_model **out, ag_ctx *ctx, const pipe_source *source, un
     }
     *out = m;
     return AG_OK;
+}
+
+ag_status pipe_open(pipe_model **out, ag_ctx *ctx, const pipe_source *source, unsigned parts)
+{
+    return open_parts(out, ctx, source, parts, false);
+}
+
+ag_status pipe_check(ag_ctx *ctx, const pipe_source *source, unsigned parts)
+{
+    ag_ctx *meta = ag_status_of(ctx) == AG_OK ? ag_ctx_new(&(ag_ctx_options){.device = AG_META}) : NULL;
+    pipe_model *m = NULL;
+
+    if (meta && open_parts(&m, meta, source, parts, true) != AG_OK)
+        ag_fail(ctx, ag_status_of(meta), "%s", ag_message(meta));
+    else if (!meta)
+        ag_fail(ctx, AG_ENOMEM, "no memory to look through the model's files");
+    pipe_close(m);
+    ag_ctx_free(meta);
+    return ag_status_of(ctx);
 }
 
 ag_status pipe_new(pipe_model **out, ag_ctx *ctx, const nn_unet_config *unet, const nn_vae_config *vae,

@@ -44,6 +44,7 @@ typedef struct pipe_model {
     data_tokenizer *tokenizer;
     data_schedule_config schedule;
     bool prediction_known; /* its prediction type was said by a file, not assumed */
+    bool checks_files;     /* on AG_META: weight files are opened and matched all the same (pipe_check) */
 } pipe_model;
 
 /* Open the named parts. On AG_META configurations are read and no weights.
@@ -55,6 +56,9 @@ ag_status pipe_add(ag_ctx *ctx, pipe_model *model, unsigned parts);
 /* Make a model of fresh random values from configurations; no tokenizer. */
 ag_status pipe_new(pipe_model **out, ag_ctx *ctx, const nn_unet_config *unet, const nn_vae_config *vae,
                    const nn_clip_config *text, const data_schedule_config *schedule, uint64_t seed);
+/* Do the files have every tensor of the parts, in its shape? Only tables of contents are read, so that a
+ * run need not come to a network to find it damaged. Fails as pipe_open does. */
+ag_status pipe_check(ag_ctx *ctx, const pipe_source *source, unsigned parts);
 void pipe_drop(pipe_model *model, unsigned parts); /* let parts go */
 void pipe_close(pipe_model *model);                /* NULL is fine */
 

@@ -405,6 +405,8 @@ static ag_status open_model(ag_ctx *ctx, specialize *s)
         return ag_fail(ctx, AG_EINVAL, "--output_dir %s is the model's own folder, which a run that ends early would spoil",
                        o->output_dir);
     settle_schedule(s);
+    if (!s->foresight && pipe_check(ctx, &source, PIPE_UNET | PIPE_VAE) != AG_OK) /* before hours of encoding */
+        return ag_status_of(ctx);
     if (pipe_noise_init(&s->noise, ctx, &s->model->schedule) != AG_OK || fill_caches(ctx, s, compute) != AG_OK ||
         pipe_add(ctx, s->model, PIPE_UNET) != AG_OK)
         return ag_status_of(ctx);

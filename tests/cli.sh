@@ -1,0 +1,92 @@
+#!/bin/sh
+# The program from outside: what a mistake gets. One clear line that names what is wrong, the exit code of
+# its kind, and no file in the output's folder but kept posteriors.
+#
+# usage: tests/cli.sh AGEWRIGHT
+set -u
+agewright=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+folder=$(mktemp -d) || exit 1
+trap 'chmod -R u+w "$folder"; rm -rf "$folder"' EXIT
+cd "$folder" || exit 1
+failed=0
+
+complain() {
+    echo "FAILED: $*"
+    failed=1
+}
+
+# refused CODE 'PATTERN' COMMAND...: the code, one line on standard error that matches, no file in ./out
+refused() {
+    code=$1 pattern=$2
+    shift 2
+    "$agewright" "$@" >stdout 2>stderr
+    got=$?
+    grep '^agewright' stderr >line
+    [ "$got" = "$code" ] || complain "$*: exit code $got, wanted $code: $(cat stderr)"
+    [ "$(wc -l <line)" = 1 ] || complain "$*: wanted one line: $(cat stderr)"
+    grep -q -- "$pattern" line || complain "$*: wanted \"$pattern\" in: $(cat line)"
+    [ ! -e out ] || find out -type f ! -path 'out/cache/*' >left
+    [ ! -e out ] || [ ! -s left ] || complain "$*: left $(tr '\n' ' ' <left)"
+    rm -rf out
+}
+
+"$agewright" init tiny --output tiny --seed 1 >/dev/null 2>&1 || complain "init"
+"$agewright" faces --output faces --count 4 >/dev/null 2>&1 || complain "faces"
+names="--instance_data_dir faces/images --instance_age_path faces/training_ages.npy --resolution 64"
+train="specialize --pretrained_model_name_or_path tiny $names --output_dir out --max_train_steps 1 --seed 1"
+
+# --- words ---
+refused 2 'did you mean specialize' specialise
+refused 2 'did you mean learning_rate' $train --learning_rat 1
+refused 2 'max_train_steps.*ten' $train --max_train_steps ten
+refused 2 'output_dir.*is required' specialize $names
+refused 2 'instance_prompt.* a ' $train --instance_prompt "photo of person"
+printf 'learning_rat: 1\n' >bad.yaml
+refused 2 'bad.yaml.*learning_rat' $train --config bad.yaml
+printf 'seed: [1\n' >broken.yaml
+refused 3 'broken.yaml' $train --config broken.yaml
+
+# --- paths ---
+refused 3 'nowhere' $train --pretrained_model_name_or_path ./nowhere
+refused 3 'nowhere' $train --instance_data_dir nowhere
+refused 3 'nowhere.npy' $train --instance_age_path nowhere.npy
+refused 3 '/dev/null' $train --output_dir /dev/null/no/such
+refused 3 '/dev/null/x.png' sample --model tiny --prompt x --num_inference_steps 1 --output /dev/null/x.png
+refused 2 'own folder' $train --output_dir tiny
+
+# --- files cut short or filled with something else ---
+cp -r faces cut && head -c 1000 faces/images/00001.png >cut/images/00001.png
+refused 3 '00001.png' $train --instance_data_dir cut/images
+head -c 100 faces/training_ages.npy >cut.npy
+refused 3 'cut.npy' $train --instance_age_path cut.npy
+"$agewright" faces --output more --count 6 >/dev/null 2>&1 || complain "faces"
+refused 3 '00004.png' $train --instance_data_dir more/images
+spoil() { # FILE: a model with this file damaged by standard input
+    rm -rf spoiled
+    cp -r tiny spoiled
+    cat >"spoiled/$1"
+}
+head -c 5000 tiny/unet/diffusion_pytorch_model.safetensors | spoil unet/diffusion_pytorch_model.safetensors
+refused 3 'spoiled/unet/diffusion_pytorch_model.safetensors' $train --pretrained_model_name_or_path spoiled
+printf '{"_class_name": ' | spoil unet/config.json
+refused 3 'spoiled/unet/config.json' $train --pretrained_model_name_or_path spoiled
+sed 's/"layers_per_block": [0-9]*/"layers_per_block": 3/' tiny/unet/config.json | spoil unet/config.json
+refused 3 'missing' $train --pretrained_model_name_or_path spoiled
+head -c 3000 /dev/urandom | spoil text_encoder/model.safetensors
+refused 3 'text_encoder/model.safetensors' $train --pretrained_model_name_or_path spoiled
+printf 'PK\003\004 no archive' >bad.ckpt
+refused 3 'bad.ckpt' convert --input bad.ckpt --output out
+
+# --- a disk that is full: the largest file this shell allows ---
+(
+    ulimit -f 200
+    refused 3 'out' convert --input tiny --output out
+    [ "$failed" = 0 ]
+) || failed=1
+
+# --- what is well ---
+"$agewright" --help | grep -q specialize || complain "--help"
+"$agewright" specialize --help | grep -q -- --learning_rate || complain "specialize --help"
+"$agewright" $train >/dev/null 2>stderr || complain "a run: $(cat stderr)"
+[ -f out/model_index.json ] || complain "a run left no model"
+exit $failed
