@@ -538,6 +538,83 @@ static void test_accumulation_and_recompute(void **state)
     free_small(&c);
 }
 
+/* Three masks of a row's places: all the same, a few places, none. */
+static void fill_mask(float *mask, int64_t n_places)
+{
+    uint64_t seed = 77;
+
+    for (int64_t i = 0; i < n_places; i++) {
+        mask[i] = 0.25f;
+        mask[n_places + i] = i % 5 == 1 ? (float)check_uniform(&seed, 0, 1) : 0.0f;
+        mask[2 * n_places + i] = 0.0f;
+    }
+}
+
+static double error_of(const train_diffusion *d, double e)
+{
+    return d->loss_kind == AG_LOSS_L2 ? e * e : 2.0 * d->huber_c * (sqrt(e * e + d->huber_c * d->huber_c) - d->huber_c);
+}
+
+/* The loss of three masked rows, against its definition on the U-Net's own output. */
+static void masked_rows(small *s, ag_loss_kind kind)
+{
+    const train_given *g = &s->given;
+    const int64_t dims[] = {3, g->height, g->width, g->channels}, n_places = g->height * g->width;
+    const ag_scope scope = ag_scope_open(s->ctx);
+    float signal[3], sigma[3], times[3], *mask = calloc((size_t)(3 * n_places), sizeof *mask), *losses, *p, *t;
+    train_rows rows = {.n = 3,
+                       .latents = ag_from_f32(s->ctx, g->latents, 4, dims),
+                       .noise = ag_from_f32(s->ctx, g->noise, 4, dims),
+                       .timesteps = g->timesteps,
+                       .context = ag_broadcast(s->ctx, s->context, 3, (int64_t[]){3, N_TOKENS, 16})};
+    ag_tensor *x, *prediction;
+
+    assert_non_null(mask);
+    fill_mask(mask, n_places);
+    rows.mask = ag_from_f32(s->ctx, mask, 4, (int64_t[]){3, g->height, g->width, 1});
+    s->diffusion.loss_kind = kind;
+    losses = check_values(s->ctx, train_diffusion_loss(s->ctx, &s->diffusion, &rows));
+
+    pipe_noise_rows(&s->noise, rows.timesteps, 3, signal, sigma);
+    for (int r = 0; r < 3; r++)
+        times[r] = (float)rows.timesteps[r];
+    x = pipe_noise_add(s->ctx, rows.latents, rows.noise, ag_from_f32(s->ctx, signal, 1, (int64_t[]){3}),
+                       ag_from_f32(s->ctx, sigma, 1, (int64_t[]){3}));
+    prediction = nn_unet_forward(s->ctx, s->model->unet, x, ag_from_f32(s->ctx, times, 1, (int64_t[]){3}),
+                                 rows.context, NULL);
+    p = check_values(s->ctx, prediction);
+    t = check_values(s->ctx, rows.noise);
+    for (int64_t r = 0; r < 3; r++) {
+        double sum = 0.0, total = 0.0;
+        for (int64_t i = 0; i < n_places; i++) {
+            const double m = mask[r * n_places + i];
+            total += m;
+            for (int64_t c = 0; c < g->channels; c++) {
+                const int64_t at = (r * n_places + i) * g->channels + c;
+                sum += m * error_of(&s->diffusion, (double)p[at] - t[at]) / (double)g->channels;
+            }
+        }
+        check_close("masked loss", r, losses[r], total > 0.0 ? sum / total : 0.0, 1e-7, 1e-5);
+    }
+    ag_scope_close(s->ctx, scope, NULL);
+    free(mask);
+    free(losses);
+    free(p);
+    free(t);
+}
+
+static void test_masks(void **state)
+{
+    small s;
+
+    (void)state;
+    make_small(&s, false);
+    masked_rows(&s, AG_LOSS_L2);
+    masked_rows(&s, AG_LOSS_HUBER);
+    check_ok(s.ctx, "masked rows");
+    free_small(&s);
+}
+
 /* A gradient that is not finite changes nothing and names its tensor. */
 static void test_nonfinite_gradient(void **state)
 {
@@ -630,6 +707,7 @@ int main(void)
         cmocka_unit_test(test_trajectories),
         cmocka_unit_test(test_trajectory_bf16),
         cmocka_unit_test(test_accumulation_and_recompute),
+        cmocka_unit_test(test_masks),
         cmocka_unit_test(test_nonfinite_gradient),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_refused_memory),

@@ -22,6 +22,7 @@ typedef struct train_rows {
     ag_tensor *noise;         /* f32, the same shape; the offset is already in it */
     const int64_t *timesteps; /* [n], 0 <= t < the schedule's */
     ag_tensor *context;       /* f32 [n,T,D] */
+    ag_tensor *mask;          /* f32 [n,h,w,1], >= 0: how much each place counts; NULL: all the same */
 } train_rows;
 
 typedef struct train_diffusion {
@@ -39,7 +40,8 @@ void train_diffusion_init(train_diffusion *out, const train_options *options, co
 
 /* The weighted loss of each row, f32 [n]:
  *   x_t = sqrt(abar_t) z + sqrt(1-abar_t) n;  w_t mean((U(x_t, t, c) - target)^2)
- * AG_EINVAL for a timestep outside the schedule. */
+ * With a mask m the mean is sum(m e) / sum(m) over the places of a row, e a place's mean over channels: a
+ * small face weighs as much as a large one. A row whose mask is 0 everywhere has the loss 0. AG_EINVAL for a timestep outside the schedule. */
 ag_tensor *train_diffusion_loss(ag_ctx *ctx, const train_diffusion *diffusion, const train_rows *rows);
 
 #ifdef __cplusplus
