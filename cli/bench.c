@@ -26,19 +26,20 @@
 #include "train/precision.h"
 #include "train/state.h"
 
-enum { MAX_BATCH = 64, MAX_REPEAT = 1000, TEXT_TOKENS = 77, UNET_FACTOR = 8, PROFILE_LINES = 60 };
+enum { MAX_BATCH = 64, MAX_REPEAT = 1000, TEXT_TOKENS = 77, UNET_FACTOR = 8 };
 
 typedef struct options {
     const char *model, *report, *output;
     int64_t px, batch, repeat;
     int row, precision, checkpointing;
-    bool json, profile;
+    bool json;
     cli_device device;
 } options;
 
 /* A row at work. */
 typedef struct bench {
     ag_ctx *ctx;
+    cli_profile *profile; /* NULL: nobody asked */
     const options *o;
     int64_t batch, side; /* side of the latents */
     pipe_model *model;
@@ -255,12 +256,10 @@ static ag_status one_round(bench *b, const row *r)
 static ag_status measure(bench *b, const row *r, measured *m)
 {
     const int64_t n = b->o->repeat;
-    cli_profile *profile = NULL;
 
     if (r->begin(b) != AG_OK || one_round(b, r) != AG_OK)
         return ag_status_of(b->ctx);
-    if (b->o->profile)
-        profile = cli_profile_new(b->ctx);
+    cli_profile_begin(b->profile, (int)n);
     for (int64_t i = 0; i < n && ag_status_of(b->ctx) == AG_OK; i++) {
         const double start = now(), cpu = cpu_now();
         one_round(b, r);
@@ -272,9 +271,6 @@ static ag_status measure(bench *b, const row *r, measured *m)
         m->mean += time / (double)n;
     }
     m->gb = peak_gb();
-    if (profile && ag_status_of(b->ctx) == AG_OK)
-        cli_profile_print(profile, stderr, (int)n, PROFILE_LINES);
-    cli_profile_free(profile);
     return ag_status_of(b->ctx);
 }
 
@@ -327,8 +323,6 @@ static const cli_flag FLAGS[] = {
      .fallback = "auto", .help = "auto is bf16 where the CPU has AMX, else f32"},
     {.name = "gradient_checkpointing", .kind = CLI_CHOICE, .offset = AT(checkpointing), .choices = CHECKPOINTING,
      .fallback = "auto", .help = "compute activations again in the backward pass; auto: where the row needs it"},
-    {.name = "profile", .kind = CLI_SWITCH, .offset = AT(profile),
-     .help = "also print where the time goes, by operation and shape, on standard error"},
     {.name = "json", .kind = CLI_SWITCH, .offset = AT(json), .help = "print one line of JSON, for --report"},
     {.name = "report", .kind = CLI_TEXT, .offset = AT(report), .value = "FILE",
      .help = "measure nothing: put the lines that --json and the peers' scripts wrote side by side"},
@@ -348,7 +342,7 @@ static const cli_syntax SYNTAX = {
     .groups = GROUPS,
 };
 
-static ag_status run_row(ag_ctx *ctx, const options *o)
+static ag_status run_row(ag_ctx *ctx, const options *o, cli_profile *profile)
 {
     const row *r = &ROWS[o->row];
     const pipe_source source = {.model = o->model};
@@ -358,6 +352,7 @@ static ag_status run_row(ag_ctx *ctx, const options *o)
     if (!b)
         return ag_status_of(ctx);
     b->ctx = ctx;
+    b->profile = profile;
     b->o = o;
     b->batch = o->batch ? o->batch : r->batch;
     b->checkpointing = o->checkpointing == 0 ? r->checkpointing : o->checkpointing == 1;
@@ -383,7 +378,6 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
 {
     const options *o = memory;
 
-    (void)parsed;
     if (o->report) {
         if (!o->output)
             return ag_fail(ctx, AG_EINVAL, "--report needs --output");
@@ -391,7 +385,7 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     }
     if (!o->model)
         return ag_fail(ctx, AG_EINVAL, "--model is required");
-    return run_row(ctx, o);
+    return run_row(ctx, o, parsed->profile);
 }
 
 int cli_bench(int argc, char *const *argv)

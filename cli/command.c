@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "cli/profile.h"
+
 static const char *const DEVICES[] = {"cpu", "cuda", NULL};
 
 const cli_flag cli_device_flags[] = {
@@ -11,6 +13,10 @@ const cli_flag cli_device_flags[] = {
      .choices = DEVICES, .help = "where to compute"},
     {.name = "threads", .kind = CLI_INT, .offset = offsetof(cli_device, threads), .fallback = "0", .value = "N",
      .low = 0, .high = 1024, .help = "CPU threads; 0: every processor this process may use"},
+    {.name = "profile", .kind = CLI_SWITCH, .offset = offsetof(cli_device, profile),
+     .help = "print where the time went, by operation and shape, on standard error"},
+    {.name = "trace", .kind = CLI_TEXT, .offset = offsetof(cli_device, trace), .value = "FILE.json",
+     .help = "write every operation with its time, for chrome://tracing or Perfetto"},
     {0},
 };
 
@@ -50,6 +56,28 @@ static int finish(ag_ctx *ctx)
     return cli_exit_code(status);
 }
 
+/* The work itself, where and as watched as `device` says (NULL: on the CPU, unwatched). */
+static int work(const cli_device *device, void *options, cli_parsed *parsed, cli_body body)
+{
+    const ag_ctx_options where = {.device = device ? (ag_device)device->device : AG_CPU,
+                                  .n_threads = device ? (int)device->threads : 0};
+    const bool watches = device && (device->profile || device->trace);
+    ag_ctx *ctx = ag_ctx_new(&where);
+
+    if (!ctx) {
+        fprintf(stderr, "agewright: out of memory\n");
+        return CLI_EXIT_MEMORY;
+    }
+    if (watches && ag_status_of(ctx) == AG_OK)
+        parsed->profile = cli_profile_new(ctx, device->trace);
+    if (ag_status_of(ctx) == AG_OK)
+        body(ctx, options, parsed);
+    if (parsed->profile && device->profile)
+        cli_profile_print(parsed->profile, stderr);
+    cli_profile_free(parsed->profile);
+    return finish(ctx);
+}
+
 int cli_run(const cli_syntax *syntax, size_t options_size, size_t device_offset, int argc, char *const *argv,
             cli_body body)
 {
@@ -74,22 +102,9 @@ int cli_run(const cli_syntax *syntax, size_t options_size, size_t device_offset,
         ag_ctx_free(ctx);
         code = CLI_EXIT_OK;
     } else {
-        ag_ctx_options where = {.device = AG_CPU};
         ag_ctx_free(ctx);
-        if (device_offset != CLI_NO_DEVICE) {
-            const cli_device *device = (const cli_device *)((char *)options + device_offset);
-            where.device = (ag_device)device->device;
-            where.n_threads = (int)device->threads;
-        }
-        ctx = ag_ctx_new(&where);
-        if (!ctx) {
-            fprintf(stderr, "agewright: out of memory\n");
-            code = CLI_EXIT_MEMORY;
-        } else {
-            if (ag_status_of(ctx) == AG_OK)
-                body(ctx, options, &parsed);
-            code = finish(ctx);
-        }
+        code = work(device_offset == CLI_NO_DEVICE ? NULL : (const cli_device *)((char *)options + device_offset),
+                    options, &parsed, body);
     }
     cli_parsed_free(&parsed);
     free(options);

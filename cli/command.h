@@ -28,12 +28,14 @@ extern const cli_command cli_commands[];
 typedef struct cli_device {
     int device;      /* an ag_device */
     int64_t threads; /* 0: all */
+    bool profile;
+    const char *trace; /* a file; NULL: none */
 } cli_device;
 extern const cli_flag cli_device_flags[];
 
 /* The usual life of a command: parse into a zeroed struct of options_size bytes, print help if asked, open a
  * context on the device that `device_offset` (of a cli_device in the options, or CLI_NO_DEVICE) says, run
- * body, print the error line, return the exit code. */
+ * body, watched where --profile or --trace asks for it, print the error line, return the exit code. */
 #define CLI_NO_DEVICE ((size_t)-1)
 typedef ag_status (*cli_body)(ag_ctx *ctx, void *options, const cli_parsed *parsed);
 int cli_run(const cli_syntax *syntax, size_t options_size, size_t device_offset, int argc, char *const *argv,

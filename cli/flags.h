@@ -71,6 +71,7 @@ typedef struct cli_syntax {
 typedef struct cli_parsed {
     bool help;                /* --help was given: print it and stop */
     cli_texts positional;
+    struct cli_profile *profile; /* what watches the command (cli/profile.h); NULL: nothing */
     void *memory;             /* what the values borrow from; ends with cli_parsed_free */
 } cli_parsed;
 

@@ -89,4 +89,9 @@ refused 3 'bad.ckpt' convert --input bad.ckpt --output out
 "$agewright" specialize --help | grep -q -- --learning_rate || complain "specialize --help"
 "$agewright" $train >/dev/null 2>stderr || complain "a run: $(cat stderr)"
 [ -f out/model_index.json ] || complain "a run left no model"
+"$agewright" sample --model tiny --prompt x --num_inference_steps 1 --output x.png --profile --trace trace.json \
+    2>stderr || complain "sample --profile: $(cat stderr)"
+grep -q '^conv2d' stderr || complain "--profile: no convolution in its table"
+grep -q '"name":"conv2d"' trace.json && tail -n 1 trace.json | grep -q ']}' || complain "--trace: not whole"
+refused 3 '/dev/null/t.json' doctor --trace /dev/null/t.json
 exit $failed
