@@ -93,5 +93,6 @@ refused 3 'bad.ckpt' convert --input bad.ckpt --output out
     2>stderr || complain "sample --profile: $(cat stderr)"
 grep -q '^conv2d' stderr || complain "--profile: no convolution in its table"
 grep -q '"name":"conv2d"' trace.json && tail -n 1 trace.json | grep -q ']}' || complain "--trace: not whole"
+rm -rf out
 refused 3 '/dev/null/t.json' doctor --trace /dev/null/t.json
 exit $failed
