@@ -150,6 +150,10 @@ ag_tensor *ag_row_loss(ag_ctx *ctx, ag_loss_kind kind, ag_tensor *prediction, ag
  * draw. Results are f32 [N, dims...]. */
 ag_tensor *ag_normal(ag_ctx *ctx, ag_tensor *keys, int n_dims, const int64_t *dims);
 
+/* Each value is 0 with probability p, else x / (1 - p). Which ones is a function of (draw, element)
+ * alone: element e goes when word e of the draw is below 2^32 p. 0 <= p < 1. */
+ag_tensor *ag_dropout(ag_ctx *ctx, ag_tensor *x, double p, ag_draw draw);
+
 /* --- changing tensors in place: no gradient, recording must not see them ------------------------ */
 
 /* AdamW over one tensor (Loshchilov & Hutter 2019; PyTorch's formula). p, m, v, g f32 of one shape;

@@ -44,6 +44,15 @@ uint32_t ag_draw_u32(const ag_draw *draw, uint64_t element)
     return words[element % 4];
 }
 
+void ag_draw_words(const ag_draw *draw, uint64_t first, uint32_t *out, int64_t n)
+{
+    for (int64_t at = 0; at < n; at += 4) {
+        uint32_t words[4];
+        draw_block(draw, (first + (uint64_t)at) / 4, words);
+        memcpy(out + at, words, (size_t)(n - at < 4 ? n - at : 4) * sizeof *out);
+    }
+}
+
 double ag_draw_uniform(const ag_draw *draw, uint64_t element)
 {
     uint32_t words[4];

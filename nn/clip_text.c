@@ -30,11 +30,8 @@ struct nn_clip_text {
 static void declare_linear(nn_params *params, nn_linear_layer *layer, const char *name, int64_t in,
                            int64_t out, double deviation)
 {
-    nn_enter(params, "%s", name);
-    layer->weight =
-        nn_declare(params, "weight", NN_AS_IS, nn_first_normal(deviation), 2, (int64_t[]){out, in});
-    layer->bias = nn_declare(params, "bias", NN_AS_IS, nn_first_constant(0.0), 1, &out);
-    nn_leave(params);
+    nn_linear_declare_drawn(params, layer, name, in, out, nn_first_normal(deviation),
+                            nn_first_constant(0.0));
 }
 
 static void declare_layer(nn_params *params, clip_layer *layer, const nn_clip_config *c)

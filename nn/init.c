@@ -119,6 +119,19 @@ ag_status nn_params_init(ag_ctx *ctx, nn_params *params, uint64_t seed)
     return status;
 }
 
+ag_status nn_param_init(ag_ctx *ctx, nn_param *param, uint64_t seed)
+{
+    float *values = ag_new(ctx, (size_t)param->numel, sizeof *values, param->name);
+    ag_status status = ag_status_of(ctx);
+
+    if (values) {
+        draw_param(param, seed, values);
+        status = nn_param_unpublish(ctx, param, param->value, values);
+    }
+    ag_delete(values);
+    return status;
+}
+
 /* --- the test rule ------------------------------------------------------------------------ */
 
 /* v of element i for a name's hash, in [-1,1). */

@@ -22,6 +22,8 @@ nn_first nn_first_constant(double value);
 
 /* Draw every parameter as it was declared. */
 ag_status nn_params_init(ag_ctx *ctx, nn_params *params, uint64_t seed);
+/* Draw one. */
+ag_status nn_param_init(ag_ctx *ctx, nn_param *param, uint64_t seed);
 
 /* The test rule: values that a few lines of any language can make, so that a test needs no file.
  * With h = FNV-1a(name), x = murmur3's 32-bit finalizer of (h + 2654435761 i), v = 2 x / 2^32 - 1

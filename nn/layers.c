@@ -2,9 +2,21 @@
 #include "nn/layers.h"
 
 #include "autograd/grad.h"
+#include "nn/adapter.h"
 #include "nn/init.h"
 
 /* --- linear, convolution, norms ----------------------------------------------------------- */
+
+/* The weight of a linear map. */
+static nn_param *declare_map(nn_params *params, nn_layout layout, nn_first first, int n_dims,
+                             const int64_t *dims)
+{
+    nn_param *weight = nn_declare(params, "weight", layout, first, n_dims, dims);
+
+    if (weight)
+        weight->is_map = true;
+    return weight;
+}
 
 void nn_linear_declare(nn_params *params, nn_linear_layer *layer, const char *name, int64_t in,
                        int64_t out, bool bias, nn_layout layout, bool conv_shape)
@@ -13,14 +25,27 @@ void nn_linear_declare(nn_params *params, nn_linear_layer *layer, const char *na
 
     nn_enter(params, "%s", name);
     layer->weight =
-        nn_declare(params, "weight", layout, first, conv_shape ? 4 : 2, (int64_t[]){out, in, 1, 1});
+        declare_map(params, layout, first, conv_shape ? 4 : 2, (int64_t[]){out, in, 1, 1});
     layer->bias = bias ? nn_declare(params, "bias", NN_AS_IS, first, 1, &out) : NULL;
+    nn_leave(params);
+}
+
+void nn_linear_declare_drawn(nn_params *params, nn_linear_layer *layer, const char *name,
+                             int64_t in, int64_t out, nn_first weight, nn_first bias)
+{
+    nn_enter(params, "%s", name);
+    layer->weight = declare_map(params, NN_AS_IS, weight, 2, (int64_t[]){out, in});
+    layer->bias = nn_declare(params, "bias", NN_AS_IS, bias, 1, &out);
     nn_leave(params);
 }
 
 ag_tensor *nn_linear(ag_ctx *ctx, const nn_linear_layer *layer, ag_tensor *x)
 {
-    return ag_linear(ctx, x, layer->weight->value, layer->bias ? layer->bias->value : NULL);
+    const nn_param *w = layer->weight;
+    ag_tensor *bias = layer->bias ? layer->bias->value : NULL;
+
+    return w->adapter ? nn_adapter_linear(ctx, w->adapter, x, bias)
+                      : ag_linear(ctx, x, w->value, bias);
 }
 
 void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, int64_t in,
@@ -32,8 +57,8 @@ void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, 
     layer->opts = (ag_conv_opts){
         .stride = stride, .pad_top = pad, .pad_bottom = pad, .pad_left = pad, .pad_right = pad};
     nn_enter(params, "%s", name);
-    layer->weight = nn_declare(params, "weight", layer->pointwise ? NN_LINEAR_1X1 : NN_OIHW, first,
-                               4, (int64_t[]){out, in, kernel, kernel});
+    layer->weight = declare_map(params, layer->pointwise ? NN_LINEAR_1X1 : NN_OIHW, first, 4,
+                                (int64_t[]){out, in, kernel, kernel});
     layer->bias = nn_declare(params, "bias", NN_AS_IS, first, 1, &out);
     nn_leave(params);
 }
@@ -41,7 +66,9 @@ void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, 
 ag_tensor *nn_conv(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x)
 {
     if (layer->pointwise)
-        return ag_linear(ctx, x, layer->weight->value, layer->bias->value);
+        return nn_linear(ctx, &(nn_linear_layer){layer->weight, layer->bias}, x);
+    if (layer->weight->adapter)
+        return nn_adapter_conv(ctx, layer->weight->adapter, x, layer->bias->value, layer->opts);
     return ag_conv2d(ctx, x, layer->weight->value, layer->bias->value, layer->opts);
 }
 

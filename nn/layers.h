@@ -4,7 +4,8 @@
  * its parameters under the open prefix plus `name`; the function without a verb runs it.
  * Activations are [N,H,W,C] or [N,T,C]. Whatever is given NULL returns NULL.
  *
- * Every linear map of every network runs through nn_linear(): adapters have one place to go.
+ * Every linear map of every network runs through nn_linear() or nn_conv(), which is where adapters
+ * (nn/adapter.h) come in.
  */
 #ifndef NN_LAYERS_H
 #define NN_LAYERS_H
@@ -35,6 +36,9 @@ typedef struct nn_norm_layer {
 /* layout: NN_AS_IS, or NN_LINEAR_1X1 with `conv_shape` when it is published as [O,I,1,1]. */
 void nn_linear_declare(nn_params *params, nn_linear_layer *layer, const char *name, int64_t in,
                        int64_t out, bool bias, nn_layout layout, bool conv_shape);
+/* With bias and first values of its own. */
+void nn_linear_declare_drawn(nn_params *params, nn_linear_layer *layer, const char *name,
+                             int64_t in, int64_t out, nn_first weight, nn_first bias);
 ag_tensor *nn_linear(ag_ctx *ctx, const nn_linear_layer *layer, ag_tensor *x);
 
 /* A kernel x kernel convolution with bias, zeros around by `pad` on every side. */

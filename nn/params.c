@@ -259,23 +259,30 @@ const char *nn_shape_text(int n_dims, const int64_t *dims, char *text, size_t si
 
 /* --- memory and gradients ----------------------------------------------------------------- */
 
-ag_status nn_params_alloc(ag_ctx *ctx, nn_params *params, ag_dtype dtype)
+ag_status nn_param_alloc(ag_ctx *ctx, nn_param *param, ag_dtype dtype)
 {
+    ag_tensor *value;
+
     if (dtype != AG_F32 && dtype != AG_BF16 && dtype != AG_F16)
         return ag_fail(ctx, AG_EDTYPE, "parameters are f32, bf16 or f16, not %s",
                        ag_dtype_name(dtype));
-    for (int64_t i = 0; i < params->n; i++) {
-        nn_param *param = params->list[i];
-        ag_tensor *value = ag_empty(ctx, AG_MODEL, dtype, param->n_inner, param->inner);
-
-        if (!value)
-            return ag_status_of(ctx);
-        ag_set_name(value, param->name);
-        ag_release(param->value);
-        param->value = value;
-        param->trainable = false;
-    }
+    value = ag_empty(ctx, AG_MODEL, dtype, param->n_inner, param->inner);
+    if (!value)
+        return ag_status_of(ctx);
+    ag_set_name(value, param->name);
+    ag_release(param->value);
+    param->value = value;
+    param->trainable = false;
     return AG_OK;
+}
+
+ag_status nn_params_alloc(ag_ctx *ctx, nn_params *params, ag_dtype dtype)
+{
+    for (int64_t i = 0; i < params->n; i++) {
+        if (nn_param_alloc(ctx, params->list[i], dtype) != AG_OK)
+            return ag_status_of(ctx);
+    }
+    return ag_status_of(ctx);
 }
 
 int64_t nn_params_train(ag_ctx *ctx, nn_params *params, const char *pattern, bool on)

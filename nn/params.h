@@ -52,7 +52,9 @@ typedef struct nn_param {
     nn_first first;
     int64_t index; /* in its registry */
     bool trainable;
-    ag_tensor *value; /* NULL before nn_params_alloc */
+    bool is_map;                /* the weight of a linear layer or convolution: takes an adapter */
+    struct nn_adapter *adapter; /* nn/adapter.h; NULL: none */
+    ag_tensor *value;           /* NULL before nn_params_alloc */
 } nn_param;
 
 typedef struct nn_params nn_params;
@@ -91,6 +93,8 @@ const char *nn_shape_text(int n_dims, const int64_t *dims, char *text, size_t si
 /* Take memory for every value: AG_MODEL, of `dtype` (f32, or bf16/f16 for weights that stay
  * frozen). Content is undefined until it is set, drawn or loaded. */
 ag_status nn_params_alloc(ag_ctx *ctx, nn_params *params, ag_dtype dtype);
+/* The same for one of them. */
+ag_status nn_param_alloc(ag_ctx *ctx, nn_param *param, ag_dtype dtype);
 /* Ask for gradients of the parameters whose name matches `pattern` (shell wildcards, NULL: all), or
  * no longer. Returns how many matched. Only f32 values can be trained (AG_EDTYPE otherwise). */
 int64_t nn_params_train(ag_ctx *ctx, nn_params *params, const char *pattern, bool on);

@@ -23,6 +23,7 @@ const ag_op *const ag_op_list[] = {
     &ag_op_embedding, &ag_op_embedding_backward,
     &ag_op_row_loss, &ag_op_row_loss_backward,
     &ag_op_timestep_embedding, &ag_op_normal,
+    &ag_op_dropout,
     &ag_op_add_, &ag_op_scale_, &ag_op_fill_, &ag_op_lerp_, &ag_op_add_sumsq_, &ag_op_adamw_,
     NULL,
 };

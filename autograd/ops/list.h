@@ -31,6 +31,7 @@ extern const ag_op ag_op_upfirdn2d;
 extern const ag_op ag_op_embedding, ag_op_embedding_backward;
 extern const ag_op ag_op_row_loss, ag_op_row_loss_backward;
 extern const ag_op ag_op_timestep_embedding, ag_op_normal;
+extern const ag_op ag_op_dropout;
 extern const ag_op ag_op_add_, ag_op_scale_, ag_op_fill_, ag_op_lerp_, ag_op_add_sumsq_,
     ag_op_adamw_;
 

@@ -208,6 +208,31 @@ static ag_tensor *refuse_cast(ag_ctx *ctx, ag_tensor **in, const op_case *c)
     return ag_cast(ctx, in[0], AG_N_DTYPES);
 }
 
+/* --- dropout: c->p[0] the probability, c->i = {step, sample} ------------------------------------ */
+
+static ag_draw dropout_draw(const op_case *c)
+{
+    return (ag_draw){77, AG_DRAW_DROPOUT, (uint32_t)c->i[0], (uint32_t)c->i[1]};
+}
+
+static ag_tensor *build_dropout(ag_ctx *ctx, ag_tensor **in, const op_case *c)
+{
+    return ag_dropout(ctx, in[0], c->p[0], dropout_draw(c));
+}
+
+static void define_dropout(double *y, double *const *in, const op_case *c)
+{
+    const ag_draw draw = dropout_draw(c);
+
+    for (int64_t i = 0; i < case_numel(&c->in[0]); i++)
+        y[i] = ag_draw_u32(&draw, (uint64_t)i) * 0x1p-32 < c->p[0] ? 0 : in[0][i] / (1 - c->p[0]);
+}
+
+static ag_tensor *refuse_dropout(ag_ctx *ctx, ag_tensor **in, const op_case *c)
+{
+    return ag_dropout(ctx, in[0], 1.0, dropout_draw(c));
+}
+
 static const op_case elementwise_cases[] = {
     UNARY(SILU, -4, 4), UNARY_ORDERS(SILU, -4, 4),
     UNARY(GELU, -4, 4), UNARY_ORDERS(GELU, -4, 4),
@@ -253,6 +278,12 @@ static const op_case elementwise_cases[] = {
      .refuse = refuse_cast, .i = {AG_F32}},
     {.name = "cast to bf16", .in = {{2, {3, 7}}}, .build = build_cast, .define = define_square,
      .i = {AG_BF16}, .tolerance = 1e-2},
+    {.name = "dropout", .in = {{3, {3, 7, 5}}}, .build = build_dropout, .define = define_dropout,
+     .refuse = refuse_dropout, .i = {3, 5}, .p = {0.3}},
+    {.name = "dropout in pieces", .in = {{2, {3, 701}}}, .build = build_dropout,
+     .define = define_dropout, .i = {4, 1}, .p = {0.75}, .flags = NO_GRADIENT | NO_SECOND},
+    {.name = "dropout of nothing", .in = {{1, {9}}}, .build = build_dropout,
+     .define = define_dropout, .p = {0}},
 };
 
 #endif /* TESTS_OPS_ELEMENTWISE_H */
