@@ -96,7 +96,7 @@ static ag_status image(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
 
     (void)parsed;
     if (o->interpolation == 0)
-        data_image_load_training(&img, ctx, o->image, R, NULL, false, flags);
+        data_image_load_training(&img, ctx, o->image, (data_size){R, R}, NULL, false, flags);
     else
         data_image_load_editing(&img, ctx, o->image, R, flags);
     if (ag_status_of(ctx) != AG_OK)

@@ -84,6 +84,12 @@ void image_cmyk_to_rgb(uint8_t rgb[3], const uint8_t cmyk[4])
     }
 }
 
+void image_take_alpha(data_image *img, const uint8_t *rgba)
+{
+    for (int64_t i = 0; i < img->w * img->h; i++)
+        memset(img->pixels + 3 * i, rgba[4 * i + 3], 3);
+}
+
 static const image_reader *image_find_reader(const image_source *src)
 {
     for (size_t i = 0; i < sizeof readers / sizeof *readers; i++) {
@@ -102,20 +108,32 @@ static ag_status image_not_known(ag_ctx *ctx, const image_source *src)
                    src->name);
 }
 
+/* The alpha channel of a format whose reader does not keep one. */
+static ag_status no_alpha(data_image *img, ag_ctx *ctx, const image_source *src, const image_reader *reader)
+{
+    if (img->had_alpha)
+        return ag_fail(ctx, AG_EUNSUPPORTED, "%s: the alpha channel of a %s is not read, of PNG and WebP it is",
+                       src->name, data_image_format_name(reader->format));
+    memset(img->pixels, 255, (size_t)(img->w * img->h * 3));
+    return AG_OK;
+}
+
 ag_status data_image_decode(data_image *img, ag_ctx *ctx, const void *bytes, size_t n_bytes,
                             const char *name, unsigned flags)
 {
-    const image_source src = {.bytes = bytes, .n = n_bytes, .name = name};
+    const image_source src = {
+        .bytes = bytes, .n = n_bytes, .name = name, .alpha = (flags & DATA_ALPHA) != 0};
     const image_reader *reader = image_find_reader(&src);
     data_image made = {0};
-    int orientation = 1;
     ag_status status;
 
     if (!reader)
         return image_not_known(ctx, &src);
-    status = reader->decode(&made, &orientation, ctx, &src);
-    if (status == AG_OK && !(flags & DATA_IGNORE_EXIF))
-        status = data_image_orient(&made, ctx, orientation);
+    status = reader->decode(&made, ctx, &src);
+    if (status == AG_OK && src.alpha && !reader->has_alpha)
+        status = no_alpha(&made, ctx, &src, reader);
+    if (status == AG_OK && !(flags & DATA_IGNORE_EXIF) && reader->orientation)
+        status = data_image_orient(&made, ctx, reader->orientation(ctx, &src));
     if (status != AG_OK) {
         data_image_free(&made);
         return status;
@@ -222,5 +240,27 @@ ag_status data_image_probe(data_image_format *format, int64_t *w, int64_t *h, ag
         *h = height;
     ag_delete(head);
     ag_delete(bytes);
+    return status;
+}
+
+ag_status data_image_size(int64_t *w, int64_t *h, ag_ctx *ctx, const char *path, unsigned flags)
+{
+    data_image_format format;
+    int64_t width = 0, height = 0;
+    char *bytes = NULL;
+    size_t n = 0;
+    int turn = 1;
+    ag_status status = data_file_read(&bytes, &n, ctx, path, (size_t)DATA_IMAGE_MAX_BYTES);
+
+    if (status == AG_OK) {
+        const image_source src = {.bytes = (uint8_t *)bytes, .n = n, .name = path};
+        status = image_size_of(&format, &width, &height, ctx, &src);
+        if (status == AG_OK && !(flags & DATA_IGNORE_EXIF) && image_find_reader(&src)->orientation)
+            turn = image_find_reader(&src)->orientation(ctx, &src);
+        status = ag_status_of(ctx);
+    }
+    ag_delete(bytes);
+    *w = turn < 5 ? width : height;
+    *h = turn < 5 ? height : width;
     return status;
 }

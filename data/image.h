@@ -48,7 +48,11 @@ typedef struct data_image {
     bool had_alpha;  /* the file had an alpha channel, which is not here */
 } data_image;
 
-enum { DATA_IGNORE_EXIF = 1 }; /* leave the picture as it is stored */
+enum {
+    DATA_IGNORE_EXIF = 1, /* leave the picture as it is stored */
+    DATA_ALPHA = 2        /* the alpha channel as grey, in place of the colours; white without one.
+                           * AG_EUNSUPPORTED when there is one in another format than PNG and WebP */
+};
 
 /* Read a picture. `img` is written only on success and then belongs to the caller.
  * Returns AG_OK, AG_EIO (cannot be read), AG_EDATA (not a picture, damaged, truncated),
@@ -63,6 +67,10 @@ ag_status data_image_decode(data_image *img, ag_ctx *ctx, const void *bytes, siz
  * pixels. A format that is not known is an error. format, w, h may be NULL. */
 ag_status data_image_probe(data_image_format *format, int64_t *w, int64_t *h, ag_ctx *ctx,
                            const char *path);
+
+/* The size that data_image_read() would give with these flags, without decoding pixels: as stored,
+ * or turned upright. Reads the whole file. */
+ag_status data_image_size(int64_t *w, int64_t *h, ag_ctx *ctx, const char *path, unsigned flags);
 
 const char *data_image_format_name(data_image_format format); /* "PNG", ... */
 

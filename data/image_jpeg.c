@@ -32,7 +32,6 @@ typedef struct jpeg_job {
     const image_source *src;
     data_image img;
     uint8_t *cmyk; /* one row [w,4]; NULL but for four components */
-    int orientation;
     ag_status status;
 } jpeg_job;
 
@@ -85,16 +84,6 @@ static void jpeg_stop(jpeg_job *job, ag_status status)
     longjmp(job->way_out, 1);
 }
 
-/* The first APP1 segment with EXIF in it tells the orientation. */
-static int jpeg_orientation(const jpeg_job *job)
-{
-    for (jpeg_saved_marker_ptr m = job->cinfo.marker_list; m; m = m->next) {
-        if (m->marker == JPEG_APP0 + 1 && m->data_length > 6 && !memcmp(m->data, "Exif\0\0", 6))
-            return data_exif_orientation(m->data, m->data_length);
-    }
-    return 1;
-}
-
 static void jpeg_start(jpeg_job *job)
 {
     struct jpeg_decompress_struct *cinfo = &job->cinfo;
@@ -104,7 +93,6 @@ static void jpeg_start(jpeg_job *job)
     cinfo->progress = &job->progress;
     cinfo->mem->max_memory_to_use = MAX_MEMORY;
     jpeg_mem_src(cinfo, job->src->bytes, (unsigned long)job->src->n);
-    jpeg_save_markers(cinfo, JPEG_APP0 + 1, 0xFFFF);
     jpeg_read_header(cinfo, TRUE);
     status = image_check_size(job->ctx, job->src, cinfo->image_width, cinfo->image_height);
     if (status != AG_OK)
@@ -116,7 +104,6 @@ static void jpeg_start(jpeg_job *job)
     cinfo->out_color_space = cinfo->num_components == 4 ? JCS_CMYK : JCS_RGB;
     cinfo->dct_method = JDCT_ISLOW;
     cinfo->do_fancy_upsampling = TRUE;
-    job->orientation = jpeg_orientation(job);
 
     status = data_image_new(&job->img, job->ctx, cinfo->image_width, cinfo->image_height);
     if (status != AG_OK)
@@ -152,8 +139,7 @@ static ag_status jpeg_decode_job(jpeg_job *job)
     return AG_OK;
 }
 
-static ag_status jpeg_decode(data_image *img, int *orientation, ag_ctx *ctx,
-                             const image_source *src)
+static ag_status jpeg_decode(data_image *img, ag_ctx *ctx, const image_source *src)
 {
     jpeg_job *job = ag_new(ctx, 1, sizeof *job, "the JPEG reader");
     ag_status status;
@@ -162,7 +148,6 @@ static ag_status jpeg_decode(data_image *img, int *orientation, ag_ctx *ctx,
         return AG_ENOMEM;
     job->ctx = ctx;
     job->src = src;
-    job->orientation = 1;
     job->cinfo.err = jpeg_std_error(&job->errors);
     job->errors.error_exit = jpeg_on_error;
     job->errors.emit_message = jpeg_on_message;
@@ -171,7 +156,6 @@ static ag_status jpeg_decode(data_image *img, int *orientation, ag_ctx *ctx,
     status = jpeg_decode_job(job);
     if (status == AG_OK) {
         *img = job->img;
-        *orientation = job->orientation;
         job->img = (data_image){0};
     }
     jpeg_destroy_decompress(&job->cinfo);
@@ -186,34 +170,70 @@ static bool jpeg_knows(const uint8_t *bytes, size_t n)
     return n >= 3 && !memcmp(bytes, "\xff\xd8\xff", 3);
 }
 
-/* Walk the markers to the frame header (ITU T.81, B.2.2): length, precision, height, width. */
-static ag_status jpeg_size(int64_t *w, int64_t *h, ag_ctx *ctx, const image_source *src)
+/* The next marker that has a body, from *at on (ITU T.81, B.1.1). NULL at the first scan, at the
+ * end, or when the file ends early. The body is p + 4 ..., *n bytes of it are in the file. */
+static const uint8_t *jpeg_marker(size_t *at, size_t *n, const image_source *src)
 {
-    size_t at = 2;
-
-    while (at + 4 <= src->n) {
-        const uint8_t *p = src->bytes + at;
+    while (*at + 4 <= src->n) {
+        const uint8_t *p = src->bytes + *at;
+        size_t length;
 
         if (p[0] != 0xff || p[1] == 0xff) { /* stray bytes and fill before a marker */
-            at++;
+            ++*at;
             continue;
         }
-        if (p[1] >= 0xc0 && p[1] <= 0xcf && p[1] != 0xc4 && p[1] != 0xc8 && p[1] != 0xcc) {
-            if (at + 9 > src->n)
-                break;
-            *h = image_be16(p + 5);
-            *w = image_be16(p + 7);
-            return AG_OK;
-        }
         if (p[1] == 0x00 || p[1] == 0x01 || (p[1] >= 0xd0 && p[1] <= 0xd8)) {
-            at += 2; /* markers without a body */
+            *at += 2; /* markers without a body */
             continue;
         }
         if (p[1] == 0xd9 || p[1] == 0xda)
             break;
-        at += 2 + (size_t)image_be16(p + 2);
+        length = image_be16(p + 2);
+        *n = src->n - *at - 4;
+        if (length < 2)
+            *n = 0;
+        else if (*n > length - 2)
+            *n = length - 2;
+        *at += 2 + length;
+        return p;
+    }
+    return NULL;
+}
+
+/* The frame header (B.2.2): length, precision, height, width. */
+static ag_status jpeg_size(int64_t *w, int64_t *h, ag_ctx *ctx, const image_source *src)
+{
+    size_t at = 2, n = 0;
+    const uint8_t *p;
+
+    while ((p = jpeg_marker(&at, &n, src))) {
+        if (p[1] < 0xc0 || p[1] > 0xcf || p[1] == 0xc4 || p[1] == 0xc8 || p[1] == 0xcc)
+            continue;
+        if (n < 5)
+            break;
+        *h = image_be16(p + 5);
+        *w = image_be16(p + 7);
+        return AG_OK;
     }
     return ag_fail(ctx, AG_EDATA, "%s: damaged JPEG: no frame header", src->name);
 }
 
-const image_reader image_reader_jpeg = {DATA_IMAGE_JPEG, jpeg_knows, jpeg_size, jpeg_decode};
+/* The first APP1 segment with EXIF in it tells. */
+static int jpeg_orientation(ag_ctx *ctx, const image_source *src)
+{
+    size_t at = 2, n = 0;
+    const uint8_t *p;
+
+    (void)ctx;
+    while ((p = jpeg_marker(&at, &n, src))) {
+        if (p[1] == 0xe1 && n > 6 && !memcmp(p + 4, "Exif\0\0", 6))
+            return data_exif_orientation(p + 4, n);
+    }
+    return 1;
+}
+
+const image_reader image_reader_jpeg = {.format = DATA_IMAGE_JPEG,
+                                        .knows = jpeg_knows,
+                                        .size = jpeg_size,
+                                        .orientation = jpeg_orientation,
+                                        .decode = jpeg_decode};

@@ -151,14 +151,13 @@ static void pnm_read_binary(data_image *img, const pnm_job *job)
     }
 }
 
-static ag_status pnm_decode(data_image *img, int *orientation, ag_ctx *ctx, const image_source *src)
+static ag_status pnm_decode(data_image *img, ag_ctx *ctx, const image_source *src)
 {
     pnm_job job = {.ctx = ctx, .src = src};
     data_image made = {0};
     int64_t n_bytes;
     ag_status status = pnm_header(&job);
 
-    (void)orientation;
     if (status == AG_OK)
         status = image_check_size(ctx, src, job.w, job.h);
     if (status != AG_OK)
@@ -204,7 +203,10 @@ static ag_status pnm_size(int64_t *w, int64_t *h, ag_ctx *ctx, const image_sourc
     return status;
 }
 
-const image_reader image_reader_netpbm = {DATA_IMAGE_NETPBM, pnm_knows, pnm_size, pnm_decode};
+const image_reader image_reader_netpbm = {.format = DATA_IMAGE_NETPBM,
+                                          .knows = pnm_knows,
+                                          .size = pnm_size,
+                                          .decode = pnm_decode};
 
 /* --- BMP ------------------------------------------------------------------------------------ */
 
@@ -401,14 +403,13 @@ static ag_status bmp_read_rle(data_image *img, const bmp_job *job)
     return AG_OK;
 }
 
-static ag_status bmp_decode(data_image *img, int *orientation, ag_ctx *ctx, const image_source *src)
+static ag_status bmp_decode(data_image *img, ag_ctx *ctx, const image_source *src)
 {
     bmp_job job = {.ctx = ctx, .src = src};
     data_image made = {0};
     ag_status status = bmp_header(&job);
     bool known;
 
-    (void)orientation;
     if (status == AG_OK)
         status = image_check_size(ctx, src, job.w, job.h);
     if (status != AG_OK)
@@ -452,4 +453,5 @@ static ag_status bmp_size(int64_t *w, int64_t *h, ag_ctx *ctx, const image_sourc
     return status;
 }
 
-const image_reader image_reader_bmp = {DATA_IMAGE_BMP, bmp_knows, bmp_size, bmp_decode};
+const image_reader image_reader_bmp = {
+    .format = DATA_IMAGE_BMP, .knows = bmp_knows, .size = bmp_size, .decode = bmp_decode};

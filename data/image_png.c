@@ -1,7 +1,8 @@
 /* image_png.c - PNG in and out, through libpng.
  *
- * Rows arrive in one of three forms: 8-bit RGB straight into the image; palette indices, looked up
- * here (an index beyond the palette is black, as in Pillow); 16-bit grey, clipped here. Colour
+ * Rows arrive in one of four forms: 8-bit RGB straight into the image; palette indices, looked up
+ * here (an index beyond the palette is black, as in Pillow); 16-bit grey, clipped here; 8-bit RGBA,
+ * of which the alpha is taken, when that is what is wanted. Colour
  * profiles, text and gamma are skipped: nobody else applies them either.
  *
  * libpng leaves by longjmp. So each function below has a twin: the outer one owns everything
@@ -26,7 +27,7 @@ typedef struct png_job {
     png_structp png;
     png_infop info;
     data_image img;
-    uint8_t *raw;    /* indices [h,w] or 16-bit grey [h,w,2]; NULL when rows go to img */
+    uint8_t *raw;    /* indices [h,w], 16-bit grey [h,w,2], RGBA [h,w,4]; NULL when rows go to img */
     png_bytep *rows; /* [h] */
     ag_status status;
 } png_job;
@@ -78,7 +79,16 @@ static void png_open(png_job *job)
     png_read_info(job->png, job->info);
 }
 
-/* Ask libpng for rows in one of the three forms and take memory for them. */
+/* Rows that are not the image's own: n bytes a pixel. */
+static uint8_t *png_take_raw(png_job *job, int64_t n)
+{
+    job->raw = ag_new(job->ctx, (size_t)(job->img.w * job->img.h), (size_t)n, "samples of a PNG");
+    if (!job->raw)
+        png_stop(job, AG_ENOMEM);
+    return job->raw;
+}
+
+/* Ask libpng for rows in one of the four forms and take memory for them. */
 static void png_prepare(png_job *job)
 {
     const int64_t w = png_get_image_width(job->png, job->info);
@@ -101,11 +111,16 @@ static void png_prepare(png_job *job)
 
     first = job->img.pixels;
     stride = (size_t)w * 3;
-    if (type == PNG_COLOR_TYPE_PALETTE || (type == PNG_COLOR_TYPE_GRAY && depth == 16)) {
+    if (job->src->alpha) {
+        stride = (size_t)w * 4;
+        first = png_take_raw(job, 4);
+        png_set_expand(job->png);
+        png_set_strip_16(job->png);
+        png_set_gray_to_rgb(job->png);
+        png_set_add_alpha(job->png, 255, PNG_FILLER_AFTER);
+    } else if (type == PNG_COLOR_TYPE_PALETTE || (type == PNG_COLOR_TYPE_GRAY && depth == 16)) {
         stride = (size_t)w * (type == PNG_COLOR_TYPE_PALETTE ? 1 : 2);
-        first = job->raw = ag_new(job->ctx, (size_t)h, stride, "samples of a PNG");
-        if (!first)
-            png_stop(job, AG_ENOMEM);
+        first = png_take_raw(job, type == PNG_COLOR_TYPE_PALETTE ? 1 : 2);
         png_set_packing(job->png);
     } else {
         if (type == PNG_COLOR_TYPE_GRAY && depth < 8)
@@ -135,6 +150,10 @@ static void png_finish(png_job *job)
 
     if (!job->raw)
         return;
+    if (job->src->alpha) {
+        image_take_alpha(&job->img, job->raw);
+        return;
+    }
     if (png_get_color_type(job->png, job->info) == PNG_COLOR_TYPE_PALETTE) {
         png_get_PLTE(job->png, job->info, &palette, &n_colours);
         for (int64_t i = 0; i < n; i++) {
@@ -162,13 +181,14 @@ static ag_status png_decode_job(png_job *job)
     return AG_OK;
 }
 
-/* Walk the chunks (length, four letters, data, CRC) before libpng sees them: it takes memory by a
- * chunk's length before it reads the chunk. Finds the orientation on the way. */
-static ag_status png_walk(int *orientation, ag_ctx *ctx, const image_source *src)
+/* Walk the chunks (length, four letters, data, CRC) to the last; *end is where the walk stopped.
+ * False when the file ends inside one. */
+static bool png_walk(size_t *end, int *orientation, const image_source *src)
 {
     size_t at = 8;
+    bool whole = false;
 
-    while (src->n - at >= 12) {
+    while (!whole && src->n - at >= 12) {
         const uint8_t *p = src->bytes + at;
         const size_t n = image_be32(p);
 
@@ -176,22 +196,34 @@ static ag_status png_walk(int *orientation, ag_ctx *ctx, const image_source *src
             break;
         if (!memcmp(p + 4, "eXIf", 4))
             *orientation = data_exif_orientation(p + 8, n);
-        if (!memcmp(p + 4, "IEND", 4))
-            return AG_OK;
-        at += 12 + n;
+        whole = !memcmp(p + 4, "IEND", 4);
+        at += whole ? 0 : 12 + n;
     }
-    return ag_fail(ctx, AG_EDATA, "%s: damaged PNG: the file ends early, in a chunk at byte %zu",
-                   src->name, at);
+    *end = at;
+    return whole;
 }
 
-static ag_status png_decode(data_image *img, int *orientation, ag_ctx *ctx, const image_source *src)
+static int png_orientation(ag_ctx *ctx, const image_source *src)
+{
+    int orientation = 1;
+    size_t end;
+
+    (void)ctx;
+    png_walk(&end, &orientation, src);
+    return orientation;
+}
+
+static ag_status png_decode(data_image *img, ag_ctx *ctx, const image_source *src)
 {
     png_job job = {.ctx = ctx, .src = src};
-    ag_status status = png_walk(orientation, ctx, src);
+    ag_status status = AG_ENOMEM;
+    int orientation;
+    size_t end;
 
-    if (status != AG_OK)
-        return status;
-    status = AG_ENOMEM;
+    /* libpng takes memory by a chunk's length before it reads the chunk */
+    if (!png_walk(&end, &orientation, src))
+        return ag_fail(ctx, AG_EDATA,
+                       "%s: damaged PNG: the file ends early, in a chunk at byte %zu", src->name, end);
     job.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &job, png_on_error, png_on_warning);
     job.info = job.png ? png_create_info_struct(job.png) : NULL;
     if (job.info)
@@ -224,7 +256,12 @@ static ag_status png_size(int64_t *w, int64_t *h, ag_ctx *ctx, const image_sourc
     return AG_OK;
 }
 
-const image_reader image_reader_png = {DATA_IMAGE_PNG, png_knows, png_size, png_decode};
+const image_reader image_reader_png = {.format = DATA_IMAGE_PNG,
+                                       .has_alpha = true,
+                                       .knows = png_knows,
+                                       .size = png_size,
+                                       .orientation = png_orientation,
+                                       .decode = png_decode};
 
 /* --- writing -------------------------------------------------------------------------------- */
 

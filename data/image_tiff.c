@@ -449,16 +449,12 @@ static ag_status tiff_decode_job(tiff_job *job)
     return tiff_read_blocks(job);
 }
 
-static ag_status tiff_decode(data_image *img, int *orientation, ag_ctx *ctx,
-                             const image_source *src)
+static ag_status tiff_decode(data_image *img, ag_ctx *ctx, const image_source *src)
 {
     tiff_job job = {.ctx = ctx, .src = src};
     ag_status status = tiff_decode_job(&job);
 
     if (status == AG_OK) {
-        uint16_t turn = 1;
-        if (TIFFGetField(job.tif, TIFFTAG_ORIENTATION, &turn) && turn >= 1 && turn <= 8)
-            *orientation = turn;
         *img = job.img;
         job.img = (data_image){0};
     }
@@ -481,10 +477,27 @@ static ag_status tiff_size(int64_t *w, int64_t *h, ag_ctx *ctx, const image_sour
     return status;
 }
 
+static int tiff_orientation(ag_ctx *ctx, const image_source *src)
+{
+    tiff_job job = {.ctx = ctx, .src = src};
+    uint16_t turn = 1;
+
+    if (tiff_open(&job) != AG_OK || !TIFFGetField(job.tif, TIFFTAG_ORIENTATION, &turn) ||
+        turn < 1 || turn > 8)
+        turn = 1;
+    if (job.tif)
+        TIFFClose(job.tif);
+    return turn;
+}
+
 static bool tiff_knows(const uint8_t *bytes, size_t n)
 {
     return n >= 8 && (!memcmp(bytes, "II*\0", 4) || !memcmp(bytes, "MM\0*", 4) ||
                       !memcmp(bytes, "II+\0", 4) || !memcmp(bytes, "MM\0+", 4));
 }
 
-const image_reader image_reader_tiff = {DATA_IMAGE_TIFF, tiff_knows, tiff_size, tiff_decode};
+const image_reader image_reader_tiff = {.format = DATA_IMAGE_TIFF,
+                                        .knows = tiff_knows,
+                                        .size = tiff_size,
+                                        .orientation = tiff_orientation,
+                                        .decode = tiff_decode};

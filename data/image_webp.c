@@ -1,5 +1,5 @@
-/* image_webp.c - WebP in, through libwebp: lossy, lossless, with alpha (dropped). Animations are
- * refused: the library's plain decoder does not read them, and one frame is not what they say.
+/* image_webp.c - WebP in, through libwebp: lossy, lossless, with alpha (dropped, or taken alone).
+ * Animations are refused: the library's plain decoder does not read them, and one frame is not what they say.
  */
 #include "data/image_internal.h"
 
@@ -39,10 +39,11 @@ static ag_status webp_size(int64_t *w, int64_t *h, ag_ctx *ctx, const image_sour
 }
 
 /* The EXIF chunk of the RIFF container: four letters, a length, and the data padded to even. */
-static int webp_orientation(const image_source *src)
+static int webp_orientation(ag_ctx *ctx, const image_source *src)
 {
     size_t at = 12;
 
+    (void)ctx;
     while (src->n >= 8 && at <= src->n - 8) {
         const size_t n = image_le32(src->bytes + at + 4);
 
@@ -55,8 +56,26 @@ static int webp_orientation(const image_source *src)
     return 1;
 }
 
-static ag_status webp_decode(data_image *img, int *orientation, ag_ctx *ctx,
-                             const image_source *src)
+static bool webp_pixels(data_image *img, const image_source *src)
+{
+    return WebPDecodeRGBInto(src->bytes, src->n, img->pixels, (size_t)(img->w * img->h * 3),
+                             (int)img->w * 3) != NULL;
+}
+
+static bool webp_alpha(data_image *img, ag_ctx *ctx, const image_source *src)
+{
+    const size_t n = (size_t)(img->w * img->h);
+    uint8_t *rgba = ag_new(ctx, n, 4, "pixels of a WebP");
+    const bool ok =
+        rgba && WebPDecodeRGBAInto(src->bytes, src->n, rgba, 4 * n, (int)img->w * 4) != NULL;
+
+    if (ok)
+        image_take_alpha(img, rgba);
+    ag_delete(rgba);
+    return ok;
+}
+
+static ag_status webp_decode(data_image *img, ag_ctx *ctx, const image_source *src)
 {
     WebPBitstreamFeatures features;
     data_image made = {0};
@@ -75,15 +94,20 @@ static ag_status webp_decode(data_image *img, int *orientation, ag_ctx *ctx,
         status = data_image_new(&made, ctx, features.width, features.height);
     if (status != AG_OK)
         return status;
-    if (!WebPDecodeRGBInto(src->bytes, src->n, made.pixels, (size_t)(made.w * made.h * 3),
-                           (int)made.w * 3)) {
+    if (!(src->alpha ? webp_alpha(&made, ctx, src) : webp_pixels(&made, src))) {
         data_image_free(&made);
-        return ag_fail(ctx, AG_EDATA, "%s: damaged WebP: its pixels cannot be decoded", src->name);
+        if (ag_status_of(ctx) == AG_OK)
+            ag_fail(ctx, AG_EDATA, "%s: damaged WebP: its pixels cannot be decoded", src->name);
+        return ag_status_of(ctx);
     }
     made.had_alpha = features.has_alpha != 0;
     *img = made;
-    *orientation = webp_orientation(src);
     return AG_OK;
 }
 
-const image_reader image_reader_webp = {DATA_IMAGE_WEBP, webp_knows, webp_size, webp_decode};
+const image_reader image_reader_webp = {.format = DATA_IMAGE_WEBP,
+                                        .has_alpha = true,
+                                        .knows = webp_knows,
+                                        .size = webp_size,
+                                        .orientation = webp_orientation,
+                                        .decode = webp_decode};

@@ -334,12 +334,15 @@ void data_image_flip(data_image *img)
     }
 }
 
-void data_fit_size(int64_t *fit_w, int64_t *fit_h, int64_t w, int64_t h, int64_t R)
+data_size data_cover_size(data_size p, data_size box)
 {
-    const int64_t longer = (int64_t)((double)(R * (w > h ? w : h)) / (double)(w > h ? h : w));
+    data_size s = box;
 
-    *fit_w = w <= h ? R : longer;
-    *fit_h = h <= w ? R : longer;
+    if (p.w * box.h <= p.h * box.w)
+        s.h = (int64_t)((double)(box.w * p.h) / (double)p.w);
+    else
+        s.w = (int64_t)((double)(box.h * p.w) / (double)p.h);
+    return s;
 }
 
 /* n / 2 rounded half to even, for n >= 0. */
@@ -348,24 +351,25 @@ static int64_t half_to_even(int64_t n)
     return n / 2 + (n % 4 == 3);
 }
 
-ag_status data_image_fit(data_image *out, ag_ctx *ctx, const data_image *in, int64_t R,
-                         data_filter filter, const int64_t *offset)
+ag_status data_image_cover(data_image *out, ag_ctx *ctx, const data_image *in, data_size box,
+                           data_filter filter, const int64_t *offset)
 {
     data_image sized = {0};
-    int64_t w, h, top, left;
+    data_size fit;
+    int64_t top, left;
     ag_status status;
 
-    if (R < 1 || R > DATA_IMAGE_MAX_SIDE)
-        return ag_fail(ctx, AG_EINVAL, "a resolution of %lld, want 1 to %d", (long long)R,
-                       DATA_IMAGE_MAX_SIDE);
-    data_fit_size(&w, &h, in->w, in->h, R);
-    top = offset ? offset[0] : half_to_even(h - R);
-    left = offset ? offset[1] : half_to_even(w - R);
-    if (w == in->w && h == in->h)
-        return data_image_crop(out, ctx, in, left, top, R, R);
-    status = data_image_resize(&sized, ctx, in, w, h, filter);
+    if (box.w < 1 || box.h < 1 || box.w > DATA_IMAGE_MAX_SIDE || box.h > DATA_IMAGE_MAX_SIDE)
+        return ag_fail(ctx, AG_EINVAL, "a resolution of %lld x %lld, want 1 to %d a side",
+                       (long long)box.w, (long long)box.h, DATA_IMAGE_MAX_SIDE);
+    fit = data_cover_size((data_size){in->w, in->h}, box);
+    top = offset ? offset[0] : half_to_even(fit.h - box.h);
+    left = offset ? offset[1] : half_to_even(fit.w - box.w);
+    if (fit.w == in->w && fit.h == in->h)
+        return data_image_crop(out, ctx, in, left, top, box.w, box.h);
+    status = data_image_resize(&sized, ctx, in, fit.w, fit.h, filter);
     if (status == AG_OK)
-        status = data_image_crop(&sized, ctx, &sized, left, top, R, R);
+        status = data_image_crop(&sized, ctx, &sized, left, top, box.w, box.h);
     if (status == AG_OK)
         hand_over(out, in, &sized);
     else
@@ -402,14 +406,14 @@ ag_status data_image_from_f32(data_image *img, ag_ctx *ctx, const float *src, in
     return AG_OK;
 }
 
-ag_status data_image_load_training(data_image *out, ag_ctx *ctx, const char *path, int64_t R,
+ag_status data_image_load_training(data_image *out, ag_ctx *ctx, const char *path, data_size box,
                                    const int64_t *offset, bool flip, unsigned flags)
 {
     data_image img = {0};
     ag_status status = data_image_read(&img, ctx, path, flags);
 
     if (status == AG_OK)
-        status = data_image_fit(&img, ctx, &img, R, DATA_BILINEAR, offset);
+        status = data_image_cover(&img, ctx, &img, box, DATA_BILINEAR, offset);
     if (status != AG_OK) {
         data_image_free(&img);
         return status;

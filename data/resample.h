@@ -37,15 +37,21 @@ ag_status data_image_crop(data_image *out, ag_ctx *ctx, const data_image *in, in
 /* Mirror left and right, in place. */
 void data_image_flip(data_image *img);
 
-/* The size that a w x h picture has once its shorter side is R: the longer one is
- * trunc(R long / short), as torchvision's Resize makes it. */
-void data_fit_size(int64_t *fit_w, int64_t *fit_h, int64_t w, int64_t h, int64_t R);
+/* Width and height of a picture. */
+typedef struct data_size {
+    int64_t w, h;
+} data_size;
 
-/* Shorter side to R, then a crop of R x R. offset: {top, left} of the crop in the resized
- * picture, or NULL for the centre (round-half-even((h - R) / 2), likewise the other axis, as
+/* The size of a picture once it just covers a box: one side is the box's, the other is
+ * trunc(side other / one), which for a square box is what torchvision's Resize makes of the
+ * shorter side. */
+data_size data_cover_size(data_size picture, data_size box);
+
+/* Resize to cover the box, then crop to it. offset: {top, left} of the crop in the resized
+ * picture, or NULL for the centre (round-half-even((h - box.h) / 2), likewise the other axis, as
  * torchvision's CenterCrop). */
-ag_status data_image_fit(data_image *out, ag_ctx *ctx, const data_image *in, int64_t R,
-                         data_filter filter, const int64_t *offset);
+ag_status data_image_cover(data_image *out, ag_ctx *ctx, const data_image *in, data_size box,
+                           data_filter filter, const int64_t *offset);
 
 /* dst[i] = (pixels[i] / 255 - 0.5) / 0.5 in single precision; dst is [h, w, 3], channels last. The
  * roundings are those of torchvision's ToTensor and Normalize. */
@@ -55,9 +61,9 @@ void data_image_to_f32(float *dst, const data_image *img);
 ag_status data_image_from_f32(data_image *img, ag_ctx *ctx, const float *src, int64_t w, int64_t h,
                               bool truncate);
 
-/* A file as training sees it (fading.md 2.4): shorter side to R with a bilinear filter, a crop of
- * R x R (offset as in data_image_fit), mirrored when `flip`. Returns the picture R x R. */
-ag_status data_image_load_training(data_image *out, ag_ctx *ctx, const char *path, int64_t R,
+/* A file as training sees it (fading.md 2.4): resized to cover the box with a bilinear filter,
+ * cropped to it (offset as in data_image_cover), mirrored when `flip`. */
+ag_status data_image_load_training(data_image *out, ag_ctx *ctx, const char *path, data_size box,
                                    const int64_t *offset, bool flip, unsigned flags);
 /* A file as editing sees it (fading.md 3.4): the square of the shorter side from the middle
  * (offset floor((long - short) / 2)), then a bicubic resize to R x R. */

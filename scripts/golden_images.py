@@ -8,6 +8,9 @@ OUTPUT_DIR/index.txt has one line a check, crc = CRC-32 of the RGB bytes:
   resize FILE FILTER W H CRC
   train FILE R CRC                   shorter side to R (bilinear), centre crop
   edit FILE R CRC                    centre square, resized to R (bicubic)
+  cover FILE W H CRC                 resized to cover W x H (bilinear), centre crop
+  alpha FILE CRC                     the alpha channel of a PNG or WebP, as grey
+  color FILE WHAT FACTOR CRC         torchvision's adjust_WHAT on a Pillow picture
   photo FILE CRC CRC_TRAIN CRC_EDIT  of PHOTO_DIR, R = 512; the photos are not kept here
   float CRC                          (v/255-0.5)/0.5 of v = 0..255 in f32, by PyTorch
 
@@ -21,7 +24,7 @@ import zlib
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 W, H = 13, 11
 rng = np.random.default_rng(7)
@@ -331,6 +334,33 @@ def train(image, r):
     return image.crop((left, top, left + r, top + r))
 
 
+def cover(image, width, height):
+    w, h = image.size
+    size = (width, int(width * h / w)) if w * height <= h * width else (int(height * w / h), height)
+    image = image.resize(size, Image.BILINEAR)
+    top, left = round((size[1] - height) / 2.0), round((size[0] - width) / 2.0)
+    return image.crop((left, top, left + width, top + height))
+
+
+def adjust(image, what, factor):
+    """torchvision.transforms._functional_pil: adjust_brightness, ..., adjust_hue."""
+    if what != "hue":
+        kind = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast,
+                "saturation": ImageEnhance.Color}[what]
+        return kind(image).enhance(factor)
+    h, s, v = image.convert("HSV").split()
+    h = Image.fromarray((np.array(h).astype(int) + int(factor * 255)).astype(np.uint8), "L")
+    return Image.merge("HSV", (h, s, v)).convert("RGB")
+
+
+def colours():
+    """Every eighth value of each channel, and the greys."""
+    cube = np.stack(np.meshgrid(*[np.minimum(np.arange(0, 264, 8), 255)] * 3, indexing="ij"), -1).reshape(33 * 33, 33, 3)
+    grey = np.repeat(np.arange(256, dtype=int)[:, None], 3, 1)
+    return np.concatenate([cube.reshape(-1, 3), grey, np.zeros((33 * 1097 - 33 ** 3 - 256, 3), int)]).reshape(
+        1097, 33, 3).astype(np.uint8)
+
+
 def edit(image, r):
     w, h = image.size
     s = min(w, h)
@@ -369,6 +399,18 @@ def main():
         for r in (1, 8, 16, 31, 32, 47, 64):
             lines.append(f"train {name} {r} {crc(np.array(train(image, r)))}")
             lines.append(f"edit {name} {r} {crc(np.array(edit(image, r)))}")
+        for box in ((16, 16), (16, 24), (24, 16), (8, 32), (40, 12)):
+            lines.append(f"cover {name} {box[0]} {box[1]} {crc(np.array(cover(image, *box)))}")
+    for name, data in sorted(files.items()):
+        if name.endswith((".png", ".webp")) and not name.startswith("png0_16"):
+            alpha = np.array(Image.open(io.BytesIO(data)).convert("RGBA"))[:, :, 3]
+            lines.append(f"alpha {name} {crc(np.repeat(alpha[:, :, None], 3, 2))}")
+    image = Image.fromarray(colours())
+    image.save(os.path.join(out, "colours.png"), optimize=True)
+    for what, factors in (("brightness", (0, 0.25, 0.9, 1, 1.3, 7)), ("contrast", (0, 0.4, 1, 1.7, 5)),
+                          ("saturation", (0, 0.6, 1, 1.2, 3)), ("hue", (-0.5, -0.3, -0.001, 0, 0.004, 0.21, 0.5))):
+        for f in factors:
+            lines.append(f"color colours.png {what} {f} {crc(np.array(adjust(image, what, f)))}")
     if len(sys.argv) == 3:
         for name in sorted(os.listdir(sys.argv[2])):
             image = Image.open(os.path.join(sys.argv[2], name)).convert("RGB")

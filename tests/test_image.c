@@ -34,12 +34,48 @@ static void reads_golden(ag_ctx *ctx, const char *rest)
     assert_int_equal(got_w, w);
     assert_int_equal(got_h, h);
     assert_int_not_equal(format, DATA_IMAGE_UNKNOWN);
+    check_ok(ctx, data_image_size(&got_w, &got_h, ctx, path, DATA_IGNORE_EXIF));
+    assert_true(got_w == w && got_h == h);
+    check_ok(ctx, data_image_size(&got_w, &got_h, ctx, path, 0));
+    assert_true(got_w == w_upright && got_h == (w_upright == w ? h : w));
 }
 
 static void test_read_goldens(void **state)
 {
     (void)state;
     assert_true(check_index("read", reads_golden) > 100);
+}
+
+static void alpha_golden(ag_ctx *ctx, const char *rest)
+{
+    data_image img = {0};
+    char name[64], path[128];
+    unsigned crc;
+
+    assert_int_equal(sscanf(rest, "%63s %x", name, &crc), 2);
+    snprintf(path, sizeof path, GOLDEN_IMAGES "%s", name);
+    check_ok(ctx, data_image_read(&img, ctx, path, DATA_ALPHA | DATA_IGNORE_EXIF));
+    if (check_image_crc(&img) != crc)
+        fail_msg("%s: not Pillow's alpha", name);
+    data_image_free(&img);
+}
+
+/* PNG and WebP; where there is no alpha channel all is white, and other formats refuse theirs. */
+static void test_alpha(void **state)
+{
+    ag_ctx *ctx = check_context();
+    data_image img = {0};
+
+    (void)state;
+    assert_true(check_index("alpha", alpha_golden) > 30);
+    check_ok(ctx, data_image_read(&img, ctx, GOLDEN_IMAGES "jpeg_0.jpg", DATA_ALPHA));
+    for (int64_t i = 0; i < 3 * img.w * img.h; i++)
+        assert_int_equal(img.pixels[i], 255);
+    data_image_free(&img);
+    check_fails(ctx, data_image_read(&img, ctx, GOLDEN_IMAGES "tiff_unassoc.tif", DATA_ALPHA), AG_EUNSUPPORTED,
+                "the alpha channel of a TIFF");
+    check_fails(ctx, data_image_size(&img.w, &img.h, ctx, GOLDEN_IMAGES "nothing.png", 0), AG_EIO, "nothing.png");
+    ag_ctx_free(ctx);
 }
 
 static void reads_photo(ag_ctx *ctx, const char *rest)
@@ -53,7 +89,7 @@ static void reads_photo(ag_ctx *ctx, const char *rest)
     check_ok(ctx, data_image_read(&img, ctx, path, 0));
     assert_int_equal(check_image_crc(&img), crc);
     data_image_free(&img);
-    check_ok(ctx, data_image_load_training(&img, ctx, path, 512, NULL, false, 0));
+    check_ok(ctx, data_image_load_training(&img, ctx, path, (data_size){512, 512}, NULL, false, 0));
     assert_int_equal(check_image_crc(&img), crc_train);
     data_image_free(&img);
     check_ok(ctx, data_image_load_editing(&img, ctx, path, 512, 0));
@@ -203,7 +239,7 @@ static void test_no_memory(void **state)
             ag_status status;
 
             ag_refuse_allocation(ctx, n_refused, false);
-            status = data_image_load_training(&img, ctx, path, 8, NULL, true, 0);
+            status = data_image_load_training(&img, ctx, path, (data_size){8, 8}, NULL, true, 0);
             ag_refuse_allocation(ctx, -1, false);
             if (status == AG_OK)
                 break;
@@ -271,10 +307,11 @@ static void test_exif(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_read_goldens), cmocka_unit_test(test_read_photos),
-        cmocka_unit_test(test_truncated),    cmocka_unit_test(test_garbled),
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_write_png),    cmocka_unit_test(test_exif),
+        cmocka_unit_test(test_read_goldens), cmocka_unit_test(test_alpha),
+        cmocka_unit_test(test_read_photos),  cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_garbled),      cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_no_memory),    cmocka_unit_test(test_write_png),
+        cmocka_unit_test(test_exif),
     };
 
     return cmocka_run_group_tests_name("image", tests, NULL, NULL);

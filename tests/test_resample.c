@@ -1,6 +1,7 @@
 /* test_resample.c - resizing, cropping, fitting: Pillow's bytes; and the values for networks. */
 #include "tests/image_check.h"
 
+#include "autograd/random.h"
 #include "data/resample.h"
 
 static void resizes_golden(ag_ctx *ctx, const char *rest)
@@ -40,12 +41,29 @@ static void loads_golden(ag_ctx *ctx, const char *rest, bool training)
     assert_int_equal(sscanf(rest, "%63s %ld %x", name, &R, &crc), 3);
     snprintf(path, sizeof path, GOLDEN_IMAGES "%s", name);
     if (training)
-        check_ok(ctx, data_image_load_training(&img, ctx, path, R, NULL, false, 0));
+        check_ok(ctx, data_image_load_training(&img, ctx, path, (data_size){R, R}, NULL, false, 0));
     else
         check_ok(ctx, data_image_load_editing(&img, ctx, path, R, 0));
     if (img.w != R || img.h != R || check_image_crc(&img) != crc)
         fail_msg("%s to %ld for %s: not Pillow's pixels", name, R,
                  training ? "training" : "editing");
+    data_image_free(&img);
+}
+
+static void covers_golden(ag_ctx *ctx, const char *rest)
+{
+    data_image img = {0};
+    data_size box;
+    char name[64], path[128];
+    long w, h;
+    unsigned crc;
+
+    assert_int_equal(sscanf(rest, "%63s %ld %ld %x", name, &w, &h, &crc), 4);
+    snprintf(path, sizeof path, GOLDEN_IMAGES "%s", name);
+    box = (data_size){w, h};
+    check_ok(ctx, data_image_load_training(&img, ctx, path, box, NULL, false, 0));
+    if (img.w != w || img.h != h || check_image_crc(&img) != crc)
+        fail_msg("%s to %ld x %ld: not Pillow's pixels", name, w, h);
     data_image_free(&img);
 }
 
@@ -64,6 +82,7 @@ static void test_load_goldens(void **state)
     (void)state;
     assert_true(check_index("train", trains_golden) > 20);
     assert_true(check_index("edit", edits_golden) > 20);
+    assert_true(check_index("cover", covers_golden) >= 20);
 }
 
 /* A picture whose pixel (x, y) is (x, y, 7). */
@@ -108,6 +127,7 @@ static void test_crop_and_flip(void **state)
 static void test_fit_offsets(void **state)
 {
     static const int want[] = {0, 0, 1, 2, 2, 2, 3, 4, 4};
+    const data_size box = {8, 8};
     ag_ctx *ctx = check_context();
 
     (void)state;
@@ -115,34 +135,46 @@ static void test_fit_offsets(void **state)
         data_image img = {0}, out = {0};
 
         make_ramp(&img, ctx, 8 + extra, 8);
-        check_ok(ctx, data_image_fit(&out, ctx, &img, 8, DATA_BILINEAR, NULL));
+        check_ok(ctx, data_image_cover(&out, ctx, &img, box, DATA_BILINEAR, NULL));
         assert_int_equal(out.w, 8);
         assert_int_equal(out.pixels[0], want[extra]);
         data_image_free(&out);
-        check_ok(ctx, data_image_fit(&out, ctx, &img, 8, DATA_BILINEAR, (int64_t[]){0, extra}));
+        check_ok(ctx, data_image_cover(&out, ctx, &img, box, DATA_BILINEAR, (int64_t[]){0, extra}));
         assert_int_equal(out.pixels[0], extra);
         data_image_free(&out);
         check_fails(ctx,
-                    data_image_fit(&out, ctx, &img, 8, DATA_BILINEAR, (int64_t[]){0, extra + 1}),
+                    data_image_cover(&out, ctx, &img, box, DATA_BILINEAR, (int64_t[]){0, extra + 1}),
                     AG_EINVAL, "crop");
         data_image_free(&img);
     }
     ag_ctx_free(ctx);
 }
 
-static void test_fit_size(void **state)
+static void covers(int64_t w, int64_t h, int64_t box_w, int64_t box_h, int64_t want_w, int64_t want_h)
 {
-    int64_t w, h;
+    const data_size got = data_cover_size((data_size){w, h}, (data_size){box_w, box_h});
+
+    if (got.w != want_w || got.h != want_h)
+        fail_msg("%d x %d over %d x %d: %d x %d", (int)w, (int)h, (int)box_w, (int)box_h, (int)got.w, (int)got.h);
+}
+
+static void test_cover_size(void **state)
+{
+    const ag_draw draw = {.seed = 5, .purpose = AG_DRAW_TEST};
 
     (void)state;
-    data_fit_size(&w, &h, 1024, 1024, 512);
-    assert_true(w == 512 && h == 512);
-    data_fit_size(&w, &h, 640, 427, 512); /* 512 * 640 / 427 = 767.4 */
-    assert_true(w == 767 && h == 512);
-    data_fit_size(&w, &h, 427, 640, 512);
-    assert_true(w == 512 && h == 767);
-    data_fit_size(&w, &h, 3, 7, 3);
-    assert_true(w == 3 && h == 7);
+    covers(1024, 1024, 512, 512, 512, 512);
+    covers(640, 427, 512, 512, 767, 512); /* 512 * 640 / 427 = 767.4 */
+    covers(427, 640, 512, 512, 512, 767);
+    covers(3, 7, 3, 3, 3, 7);
+    covers(640, 480, 576, 448, 597, 448); /* 448 * 640 / 480 = 597.3 */
+    covers(640, 480, 640, 384, 640, 480);
+    for (uint64_t i = 0; i < 80000; i += 4) { /* no box is larger than what covers it, and one side fits */
+        const data_size p = {1 + ag_draw_integer(&draw, i, 16384), 1 + ag_draw_integer(&draw, i + 1, 16384)};
+        const data_size box = {1 + ag_draw_integer(&draw, i + 2, 2048), 1 + ag_draw_integer(&draw, i + 3, 2048)};
+        const data_size s = data_cover_size(p, box);
+        assert_true(s.w >= box.w && s.h >= box.h && (s.w == box.w || s.h == box.h));
+    }
 }
 
 static void compares_floats(ag_ctx *ctx, const char *rest)
@@ -194,7 +226,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resize_goldens), cmocka_unit_test(test_load_goldens),
         cmocka_unit_test(test_crop_and_flip),  cmocka_unit_test(test_fit_offsets),
-        cmocka_unit_test(test_fit_size),       cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_cover_size),     cmocka_unit_test(test_floats),
     };
 
     return cmocka_run_group_tests_name("resample", tests, NULL, NULL);

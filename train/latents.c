@@ -60,18 +60,28 @@ static ag_status make_key(char out[DATA_SHA256_TEXT], ag_ctx *ctx, const train_l
     return data_sha256(out, ctx, text, (size_t)n);
 }
 
+static data_size box_of(const train_latents *l)
+{
+    return (data_size){l->options.resolution, l->options.resolution};
+}
+
+static unsigned read_flags(const train_latents *l)
+{
+    return l->options.ignore_exif ? DATA_IGNORE_EXIF : 0;
+}
+
 /* Will the picture be cut at random? Not when its shorter and longer side become equal. */
 static ag_status find_random_crop(bool *out, ag_ctx *ctx, const train_latents *l, const char *path)
 {
-    int64_t w, h, fit_w, fit_h;
+    data_size stored, fit;
 
     *out = false;
     if (l->options.center_crop)
         return AG_OK;
-    if (data_image_probe(NULL, &w, &h, ctx, path) != AG_OK)
+    if (data_image_probe(NULL, &stored.w, &stored.h, ctx, path) != AG_OK)
         return ag_status_of(ctx);
-    data_fit_size(&fit_w, &fit_h, w, h, l->options.resolution);
-    *out = fit_w != fit_h;
+    fit = data_cover_size(stored, box_of(l));
+    *out = fit.w != fit.h;
     return AG_OK;
 }
 
@@ -141,13 +151,14 @@ void train_latents_free(train_latents *l)
 static bool crop_of(int64_t offset[2], ag_ctx *ctx, const train_latents *l, int64_t i, int64_t epoch)
 {
     const ag_draw draw = {.seed = l->options.seed, .purpose = AG_DRAW_CROP, .step = (uint32_t)epoch, .sample = (uint32_t)i};
-    int64_t w, h, fit_w, fit_h;
+    data_size seen, fit;
 
-    if (!l->is_random_crop[i] || data_image_probe(NULL, &w, &h, ctx, l->set->items[i].path) != AG_OK)
+    if (!l->is_random_crop[i] ||
+        data_image_size(&seen.w, &seen.h, ctx, l->set->items[i].path, read_flags(l)) != AG_OK)
         return false;
-    data_fit_size(&fit_w, &fit_h, w, h, l->options.resolution);
-    offset[0] = ag_draw_integer(&draw, 0, fit_h - l->options.resolution + 1);
-    offset[1] = ag_draw_integer(&draw, 1, fit_w - l->options.resolution + 1);
+    fit = data_cover_size(seen, box_of(l));
+    offset[0] = ag_draw_integer(&draw, 0, fit.h - l->options.resolution + 1);
+    offset[1] = ag_draw_integer(&draw, 1, fit.w - l->options.resolution + 1);
     return true;
 }
 
@@ -170,8 +181,8 @@ static ag_tensor *encode(ag_ctx *ctx, const train_latents *l, int64_t i, const i
     float *pixels = ag_new(ctx, (size_t)(R * R * 3), sizeof *pixels, "picture");
     ag_tensor *moments = NULL;
 
-    if (pixels && (!is_real || data_image_load_training(&img, ctx, l->set->items[i].path, R, offset, flip,
-                                                        l->options.ignore_exif ? DATA_IGNORE_EXIF : 0) == AG_OK)) {
+    if (pixels && (!is_real || data_image_load_training(&img, ctx, l->set->items[i].path, box_of(l), offset, flip,
+                                                        read_flags(l)) == AG_OK)) {
         ag_tensor *x, *both;
         if (is_real)
             data_image_to_f32(pixels, &img);

@@ -42,6 +42,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     } else if (img.pixels || ag_status_of(ctx) == AG_OK || !ag_message(ctx)[0]) {
         abort();
     }
+    data_image_free(&img);
+    ag_clear(ctx);
+    if (data_image_decode(&img, ctx, bytes, n, "input", DATA_ALPHA) != AG_OK && img.pixels)
+        abort();
 out:
     data_image_free(&img);
     ag_ctx_free(ctx);
