@@ -34,7 +34,7 @@ NVCC     ?= $(shell command -v nvcc 2>/dev/null)
 MPICC    ?= $(shell command -v mpicc 2>/dev/null)
 CLANG    ?= $(shell command -v clang 2>/dev/null)
 
-LIB_SRC := $(sort $(wildcard autograd/*.c autograd/ops/*.c autograd/cpu/*.c nn/*.c optim/*.c data/*.c \
+LIB_SRC := $(sort $(wildcard autograd/*.c autograd/ops/*.c autograd/cpu/*.c autograd/cuda/absent.c nn/*.c optim/*.c data/*.c \
              pipeline/*.c edit/*.c train/*.c))
 CLI_SRC := $(sort $(wildcard cli/*.c))
 LIB_OBJ := $(LIB_SRC:%=$(OUT)/%.o)

@@ -216,6 +216,20 @@ static void check_environment(ag_ctx *ctx)
         ag_fail(ctx, AG_EINVAL, "AGEWRIGHT_MAX_ISA=%s: wanted portable, avx2, avx512 or amx", most);
 }
 
+static bool open_cuda(ag_ctx *ctx)
+{
+    const ag_cuda_api *api = ag_cuda_built();
+
+    if (!api) {
+        ag_fail(ctx, AG_EDEVICE, "device cuda: this program was built without the CUDA toolkit; use --device cpu");
+        return false;
+    }
+    ctx->cuda = api->open(ctx);
+    if (ctx->cuda)
+        ctx->cuda_api = api;
+    return ctx->cuda != NULL;
+}
+
 ag_ctx *ag_ctx_new(const ag_ctx_options *options)
 {
     ag_ctx *ctx = calloc(1, sizeof *ctx);
@@ -230,17 +244,17 @@ ag_ctx *ag_ctx_new(const ag_ctx_options *options)
     ctx->refuse_in = -1;
     ctx->next_serial = ctx->next_node = ctx->next_pass = ctx->next_capture = 1;
     check_environment(ctx);
-    if (ctx->options.device == AG_CUDA) {
-        ag_fail(ctx, AG_EDEVICE, "device cuda: this build has no CUDA back end; use --device cpu");
+    if (ctx->options.device == AG_CUDA && !open_cuda(ctx))
         return ctx;
-    }
     for (int h = 0; h < AG_N_HEAPS; h++) {
-        ctx->heap[h] = ag_heap_new(ctx, ctx->options.device == AG_CPU);
+        ctx->heap[h] = ag_heap_new(ctx);
         if (!ctx->heap[h]) {
             ag_fail(ctx, AG_ENOMEM, "no address space for tensor memory");
             return ctx;
         }
     }
+    if (ctx->options.device == AG_CUDA)
+        return ctx;
     ctx->cpu = cpu_state_new(ctx->options.n_threads); /* AG_META asks it what scratch a kernel would take */
     if (!ctx->cpu)
         ag_fail(ctx, AG_ENOMEM, "no memory for the CPU back end");
@@ -256,6 +270,8 @@ void ag_ctx_free(ag_ctx *ctx)
     for (int h = 0; h < AG_N_HEAPS; h++)
         ag_heap_free(ctx->heap[h]);
     cpu_state_free(ctx->cpu);
+    if (ctx->cuda_api)
+        ctx->cuda_api->close(ctx->cuda);
     free(ctx->pool);
     free(ctx->walk);
     for (void *slab = ctx->host_slabs; slab;) {
@@ -279,6 +295,16 @@ int ag_ctx_threads(const ag_ctx *ctx)
 struct cpu_state *ag_cpu(ag_ctx *ctx)
 {
     return ctx->cpu;
+}
+
+struct ag_cuda *ag_cuda_of(ag_ctx *ctx)
+{
+    return ctx->cuda;
+}
+
+ag_status ag_wait(ag_ctx *ctx)
+{
+    return ctx->cuda && ctx->status == AG_OK ? ctx->cuda_api->wait(ctx->cuda) : ctx->status;
 }
 
 void ag_observe(ag_ctx *ctx, ag_observer observer, void *user)

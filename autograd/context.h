@@ -65,6 +65,9 @@ size_t ag_bytes_peak(const ag_ctx *ctx, ag_lifetime lifetime);
  * system sees as resident (and, on AG_META, would see). */
 size_t ag_bytes_touched(const ag_ctx *ctx);
 void ag_bytes_reset_peak(ag_ctx *ctx);
+/* Kernels of AG_CUDA run behind the program: wait for all of them. What failed in one that was queued
+ * is told here and by every ag_read(). */
+ag_status ag_wait(ag_ctx *ctx);
 /* Give memory that is free inside the allocator back to the system; between phases of a run,
  * never inside a step. */
 void ag_trim(ag_ctx *ctx);

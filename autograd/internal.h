@@ -6,6 +6,7 @@
 #ifndef AG_INTERNAL_H
 #define AG_INTERNAL_H
 
+#include "autograd/cuda.h"
 #include "autograd/grad.h"
 #include "autograd/memory.h"
 #include "autograd/observe.h"
@@ -101,6 +102,8 @@ struct ag_ctx {
     ag_observer observer;
     void *observer_user;
     struct cpu_state *cpu;
+    const ag_cuda_api *cuda_api; /* of a context on AG_CUDA */
+    ag_cuda *cuda;
 };
 
 /* Host records; give() takes the size that take() was called with. */

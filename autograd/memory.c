@@ -6,7 +6,7 @@
  *
  * The range is reserved once, without pages (MAP_NORESERVE); pages come when they are written.
  * Because the kernel would rather kill than refuse, growth asks first how much memory is
- * left (autograd/available.h).
+ * left (autograd/available.h). On a GPU the back end puts memory behind the range as it grows.
  */
 #include "autograd/memory.h"
 
@@ -22,9 +22,9 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #define HIDE(heap, at, n) \
-    ((heap)->base ? __asan_poison_memory_region((heap)->base + (at), n) : (void)0)
+    ((heap)->base && !(heap)->range ? __asan_poison_memory_region((heap)->base + (at), n) : (void)0)
 #define SHOW(heap, at, n) \
-    ((heap)->base ? __asan_unpoison_memory_region((heap)->base + (at), n) : (void)0)
+    ((heap)->base && !(heap)->range ? __asan_unpoison_memory_region((heap)->base + (at), n) : (void)0)
 #else
 #define HIDE(heap, at, n) ((void)0)
 #define SHOW(heap, at, n) ((void)0)
@@ -35,7 +35,8 @@ static const size_t RESERVED_BYTES = (size_t)1 << 40; /* address space; far more
 
 struct ag_heap {
     ag_ctx *ctx;
-    char *base; /* NULL: not backed */
+    char *base;           /* NULL: on AG_META */
+    ag_cuda_range *range; /* where it comes from; NULL: from mmap */
     size_t reserved, used;
     ag_block *last; /* by address */
     ag_block *bin[N_BINS];
@@ -79,7 +80,40 @@ static void heat(ag_heap *heap, size_t bytes)
         heap->touched_peak = heap->touched;
 }
 
-ag_heap *ag_heap_new(ag_ctx *ctx, bool backed)
+/* Reserve address space: as much of RESERVED_BYTES as one gets. */
+static bool reserve(ag_heap *heap)
+{
+    const ag_cuda_api *api = heap->ctx->cuda_api;
+
+    for (; heap->reserved >= (size_t)1 << 24; heap->reserved >>= 1) {
+        void *range;
+        if (api) {
+            heap->range = api->reserve(heap->ctx->cuda, heap->reserved);
+            if (heap->range) {
+                heap->base = api->address(heap->range);
+                return true;
+            }
+            continue;
+        }
+        range = mmap(NULL, heap->reserved, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (range != MAP_FAILED) {
+            heap->base = range;
+            /* A wish, not a need: large pages save page faults and table walks. */
+            (void)madvise(range, heap->reserved, MADV_HUGEPAGE);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Memory behind [from, to) of a device's range; host memory comes when it is written. */
+static bool back(ag_heap *heap, size_t from, size_t to)
+{
+    return !heap->range || heap->ctx->cuda_api->map(heap->range, from, to);
+}
+
+ag_heap *ag_heap_new(ag_ctx *ctx)
 {
     ag_heap *heap = calloc(1, sizeof *heap);
 
@@ -87,18 +121,8 @@ ag_heap *ag_heap_new(ag_ctx *ctx, bool backed)
         return NULL;
     heap->ctx = ctx;
     heap->reserved = RESERVED_BYTES;
-    if (!backed)
+    if (ctx->options.device == AG_META || reserve(heap))
         return heap;
-    for (; heap->reserved >= (size_t)1 << 24; heap->reserved >>= 1) {
-        void *range = mmap(NULL, heap->reserved, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (range != MAP_FAILED) {
-            heap->base = range;
-            /* A wish, not a need: large pages save page faults and table walks. */
-            (void)madvise(range, heap->reserved, MADV_HUGEPAGE);
-            return heap;
-        }
-    }
     free(heap);
     return NULL;
 }
@@ -112,7 +136,9 @@ void ag_heap_free(ag_heap *heap)
         ag_host_give(heap->ctx, block, sizeof *block);
         block = before;
     }
-    if (heap->base) {
+    if (heap->range) {
+        heap->ctx->cuda_api->release(heap->range);
+    } else if (heap->base) {
         SHOW(heap, 0, heap->used);
         munmap(heap->base, heap->reserved);
     }
@@ -167,7 +193,9 @@ static ag_block *grow(ag_heap *heap, size_t size)
 
     if (heap->reserved - heap->used < more)
         return NULL;
-    if (heap->base) {
+    if (!back(heap, block ? block->offset : heap->used, heap->used + more))
+        return NULL;
+    if (heap->base && !heap->range) {
         heap->asked += more;
         if (heap->asked >= ASK_BYTES) {
             if (ag_available_bytes() < heap->asked) {
@@ -210,6 +238,8 @@ ag_block *ag_heap_take(ag_heap *heap, size_t bytes)
     size = (bytes + (bytes == 0) + AG_ALIGNMENT - 1) / AG_ALIGNMENT * AG_ALIGNMENT;
     block = find(heap, size);
     if (block) {
+        if (block->is_cold && !back(heap, block->offset, block->offset + size))
+            return NULL;
         bin_remove(heap, block);
         if (!split(heap, block, size)) {
             bin_add(heap, block);
@@ -273,7 +303,9 @@ void ag_heap_trim(ag_heap *heap)
         to = (block->offset + block->size) / page * page;
         if (to <= from)
             continue;
-        if (heap->base && madvise(heap->base + from, to - from, MADV_DONTNEED) != 0)
+        if (heap->range)
+            heap->ctx->cuda_api->unmap(heap->range, block->offset, block->offset + block->size);
+        else if (heap->base && madvise(heap->base + from, to - from, MADV_DONTNEED) != 0)
             continue;
         block->is_cold = true;
         heap->touched -= block->size;

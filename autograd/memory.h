@@ -27,14 +27,15 @@ typedef struct ag_block {
     struct ag_block *previous, *next;    /* in its bin, when free */
 } ag_block;
 
-/* A heap over host memory (backed) or over nothing. NULL when the range or a record is refused. */
-ag_heap *ag_heap_new(ag_ctx *ctx, bool backed);
+/* A heap over the memory of the context's device; over nothing on AG_META. NULL when the range or a record is
+ * refused. */
+ag_heap *ag_heap_new(ag_ctx *ctx);
 void ag_heap_free(ag_heap *heap);
 
 /* `bytes` (0 counts as 1) at 64-byte alignment. NULL without a message when memory is refused. */
 ag_block *ag_heap_take(ag_heap *heap, size_t bytes);
 void ag_heap_give(ag_heap *heap, ag_block *block);
-void *ag_heap_address(const ag_heap *heap, const ag_block *block); /* NULL when not backed */
+void *ag_heap_address(const ag_heap *heap, const ag_block *block); /* NULL on AG_META */
 
 void ag_heap_trim(ag_heap *heap);
 size_t ag_heap_touched_peak(const ag_heap *heap); /* most bytes resident at once, if all was written */

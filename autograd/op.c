@@ -124,13 +124,29 @@ static void default_cost(const ag_call *call, ag_cost *cost)
         cost->bytes += (double)ag_nbytes(call->out[i]);
 }
 
+/* The device's kernel; NULL when it has none. The scratch of a cost rule is the CPU's. */
+static ag_kernel kernel_of(const ag_call *call, ag_cost *cost)
+{
+    const ag_ctx *ctx = call->ctx;
+    const ag_cuda_kernel *kernel;
+
+    if (!ctx->cuda)
+        return call->op->run[ctx->options.device];
+    kernel = ctx->cuda_api->kernel(call->op);
+    cost->scratch = kernel && kernel->scratch ? kernel->scratch(call) : 0;
+    return kernel ? kernel->run : NULL;
+}
+
+static const char *const DEVICE_NAMES[AG_N_DEVICES] = {"cpu", "cuda", "meta"};
+
 static ag_status run(ag_call *call)
 {
     ag_ctx *ctx = call->ctx;
     const ag_device device = ctx->options.device;
     const bool is_view = !call->op->run[AG_CPU];
     const bool costs = ctx->observer || device == AG_META;
-    ag_cost cost;
+    ag_cost cost = {0};
+    ag_kernel kernel;
     double start = 0.0;
 
     if (is_view)
@@ -140,17 +156,21 @@ static ag_status run(ag_call *call)
         if (call->op->cost)
             call->op->cost(call, &cost);
     }
+    kernel = kernel_of(call, &cost);
     if (device == AG_META) {
         if (cost.scratch)
             ag_scratch(ctx, cost.scratch);
-    } else if (!call->op->run[device]) {
-        ag_fail(ctx, AG_EUNSUPPORTED, "%s has no kernel for this device", call->op->name);
+    } else if (!kernel) {
+        ag_fail(ctx, AG_EUNSUPPORTED, "%s: no kernel for %s", call->op->name, DEVICE_NAMES[device]);
     } else {
-        if (ctx->observer)
+        ag_status status;
+        if (ctx->observer && ag_wait(ctx) == AG_OK)
             start = seconds();
-        ag_status status = call->op->run[device](call);
+        status = kernel(call);
         if (status != AG_OK)
             ag_fail(ctx, status, "%s failed", call->op->name);
+        if (ctx->observer)
+            ag_wait(ctx);
     }
     ag_scratch_release(ctx);
     if (ctx->observer && ctx->status == AG_OK)

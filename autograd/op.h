@@ -28,6 +28,8 @@ typedef struct ag_call {
     const void *attr;
 } ag_call;
 
+typedef ag_status (*ag_kernel)(ag_call *call);
+
 /* A recorded call. Tensors whose data the gradient did not ask to keep have shape and dtype but no
  * data. */
 typedef struct ag_node {
@@ -56,7 +58,7 @@ struct ag_op {
     size_t attr_size;
     /* Check and declare outputs with ag_out(). Runs on every device; on AG_META it is all that runs. */
     ag_status (*shape)(ag_call *call);
-    ag_status (*run[AG_N_DEVICES])(ag_call *call);
+    ag_kernel run[AG_N_DEVICES]; /* AG_CUDA's stand in autograd/cuda/kernels.c */
     /* d[k] is the gradient of output k (NULL: zero); set grad[i] for every i with node->wants[i].
      * Written with ops. May ask ag_recording(): a fused form without a gradient of its own is used only
      * when nothing is recorded, otherwise the composite. NULL: the op has no gradient. */
@@ -86,6 +88,9 @@ void *ag_scratch(ag_ctx *ctx, size_t bytes);
  * AG_CUDA. */
 struct cpu_state;
 struct cpu_state *ag_cpu(ag_ctx *ctx);
+/* The CUDA back end's state; NULL on other devices. */
+struct ag_cuda;
+struct ag_cuda *ag_cuda_of(ag_ctx *ctx);
 
 /* Every op there is, NULL-terminated: what the tests walk. */
 extern const ag_op *const ag_op_list[];

@@ -18,18 +18,14 @@
 
 #include "autograd/cpu/attention.h"
 #include "autograd/cpu/isa.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
-
-typedef struct attention_attr {
-    double scale;
-    int heads, causal;
-} attention_attr;
 
 /* The sizes for the kernels; k from input 1. */
 static cpu_attention sizes_of(const ag_call *call)
 {
-    const attention_attr *a = call->attr;
+    const op_attention_attr *a = call->attr;
     const ag_tensor *q = call->in[0], *k = call->in[1];
 
     return (cpu_attention){
@@ -45,7 +41,7 @@ static cpu_attention sizes_of(const ag_call *call)
 
 static ag_status check_inputs(const ag_call *call, int n_keys)
 {
-    const attention_attr *a = call->attr;
+    const op_attention_attr *a = call->attr;
     const ag_tensor *q = call->in[0], *k = call->in[1];
 
     if (op_check_floats(call, 0) != AG_OK)
@@ -72,7 +68,7 @@ static bool is_recorded(const ag_call *call)
 
 static ag_status attention_shape(ag_call *call)
 {
-    const attention_attr *a = call->attr;
+    const op_attention_attr *a = call->attr;
     const ag_tensor *q = call->in[0];
 
     if (check_inputs(call, 2) != AG_OK)
@@ -162,7 +158,7 @@ static ag_tensor *merge_heads(ag_ctx *ctx, ag_tensor *x)
 static void probs_to_inputs(ag_ctx *ctx, const ag_node *node, ag_tensor *p, ag_tensor *dp,
                             ag_tensor **grad)
 {
-    const attention_attr *a = node->attr;
+    const op_attention_attr *a = node->attr;
     ag_tensor *ds = ag_scale(ctx, op_softmax_grad(ctx, p, dp), a->scale);
 
     if (node->wants[0])
@@ -175,7 +171,7 @@ static void probs_to_inputs(ag_ctx *ctx, const ag_node *node, ag_tensor *p, ag_t
 
 static void attention_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const attention_attr *a = node->attr;
+    const op_attention_attr *a = node->attr;
     ag_tensor *q = node->in[0], *k = node->in[1], *v = node->in[2];
 
     if (!d[0]) {
@@ -207,7 +203,7 @@ static unsigned attention_saves(const ag_node *node)
 const ag_op ag_op_attention = {
     .name = "attention",
     .n_in = 3,
-    .attr_size = sizeof(attention_attr),
+    .attr_size = sizeof(op_attention_attr),
     .shape = attention_shape,
     .run = {[AG_CPU] = attention_cpu},
     .grad = attention_grad,
@@ -227,7 +223,7 @@ ag_tensor *ag_attention(ag_ctx *ctx, ag_tensor *q, ag_tensor *k, ag_tensor *v, i
                         double scale, bool causal)
 {
     return ag_apply(ctx, &ag_op_attention, (ag_tensor *[]){q, k, v},
-                    &(attention_attr){scale_of(q, heads, scale), heads, causal});
+                    &(op_attention_attr){scale_of(q, heads, scale), heads, causal});
 }
 
 /* --- the fused backward pass: q, k, v, o, lse, D -> dq, dk, dv -------------------------------- */
@@ -286,7 +282,7 @@ static void backward_cost(const ag_call *call, ag_cost *cost)
 const ag_op ag_op_attention_backward = {
     .name = "attention_backward",
     .n_in = 6,
-    .attr_size = sizeof(attention_attr),
+    .attr_size = sizeof(op_attention_attr),
     .shape = backward_shape,
     .run = {[AG_CPU] = backward_cpu},
     .cost = backward_cost,
@@ -341,7 +337,7 @@ static unsigned probs_saves(const ag_node *node)
 const ag_op ag_op_attention_probs = {
     .name = "attention_probs",
     .n_in = 2,
-    .attr_size = sizeof(attention_attr),
+    .attr_size = sizeof(op_attention_attr),
     .shape = probs_shape,
     .run = {[AG_CPU] = probs_cpu},
     .grad = probs_grad,
@@ -353,5 +349,5 @@ ag_tensor *ag_attention_probs(ag_ctx *ctx, ag_tensor *q, ag_tensor *k, int heads
                               bool causal)
 {
     return ag_apply(ctx, &ag_op_attention_probs, (ag_tensor *[]){q, k},
-                    &(attention_attr){scale_of(q, heads, scale), heads, causal});
+                    &(op_attention_attr){scale_of(q, heads, scale), heads, causal});
 }

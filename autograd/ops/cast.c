@@ -6,16 +6,13 @@
 #include <string.h>
 
 #include "autograd/cpu/elementwise.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
-typedef struct cast_attr {
-    int dtype; /* an ag_dtype */
-} cast_attr;
-
 static ag_status cast_shape(ag_call *call)
 {
-    const cast_attr *a = call->attr;
+    const op_cast_attr *a = call->attr;
 
     if (a->dtype < 0 || a->dtype >= AG_N_DTYPES)
         return ag_fail(call->ctx, AG_EDTYPE, "cast: there is no element type %d", a->dtype);
@@ -39,7 +36,7 @@ static bool is_floating(ag_dtype dtype)
 
 static void cast_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const cast_attr *a = node->attr;
+    const op_cast_attr *a = node->attr;
 
     if (is_floating((ag_dtype)a->dtype))
         grad[0] = ag_cast(ctx, d[0], ag_dtype_of(node->in[0]));
@@ -50,7 +47,7 @@ static void cast_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor
 const ag_op ag_op_cast = {
     .name = "cast",
     .n_in = 1,
-    .attr_size = sizeof(cast_attr),
+    .attr_size = sizeof(op_cast_attr),
     .shape = cast_shape,
     .run = {[AG_CPU] = cast_cpu},
     .grad = cast_grad,
@@ -60,7 +57,7 @@ ag_tensor *ag_cast(ag_ctx *ctx, ag_tensor *x, ag_dtype dtype)
 {
     if (x && ag_status_of(ctx) == AG_OK && ag_dtype_of(x) == dtype)
         return x;
-    return ag_apply(ctx, &ag_op_cast, &x, &(cast_attr){(int)dtype});
+    return ag_apply(ctx, &ag_op_cast, &x, &(op_cast_attr){(int)dtype});
 }
 
 ag_tensor *ag_detach(ag_ctx *ctx, ag_tensor *x)

@@ -15,15 +15,11 @@
  */
 #include "autograd/cpu/conv.h"
 
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
-typedef struct conv_attr {
-    ag_conv_opts opts;
-    int64_t h, w; /* backward_data: of x; backward_weights: of the kernel; conv2d: unused */
-} conv_attr;
-
-static cpu_conv geometry(const conv_attr *a, int64_t n, int64_t h, int64_t w, int64_t c, int64_t o,
+static cpu_conv geometry(const op_conv_attr *a, int64_t n, int64_t h, int64_t w, int64_t c, int64_t o,
                          int64_t kh, int64_t kw)
 {
     return (cpu_conv){
@@ -45,7 +41,7 @@ static cpu_conv geometry(const conv_attr *a, int64_t n, int64_t h, int64_t w, in
 
 static ag_status check_opts(const ag_call *call)
 {
-    const ag_conv_opts *o = &((const conv_attr *)call->attr)->opts;
+    const ag_conv_opts *o = &((const op_conv_attr *)call->attr)->opts;
 
     if (o->stride < 0 || o->dilation < 0 || o->pad_top < 0 || o->pad_bottom < 0 ||
         o->pad_left < 0 || o->pad_right < 0)
@@ -151,7 +147,7 @@ static void conv_cost(const ag_call *call, ag_cost *cost)
 
 static void conv_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const conv_attr *a = node->attr;
+    const op_conv_attr *a = node->attr;
     ag_tensor *x = node->in[0], *w = node->in[1], *b = node->in[2];
 
     if (node->wants[0])
@@ -171,7 +167,7 @@ const ag_op ag_op_conv2d = {
     .name = "conv2d",
     .n_in = 3,
     .optional = 1u << 2,
-    .attr_size = sizeof(conv_attr),
+    .attr_size = sizeof(op_conv_attr),
     .shape = conv_shape,
     .run = {[AG_CPU] = conv_cpu},
     .grad = conv_grad,
@@ -181,14 +177,14 @@ const ag_op ag_op_conv2d = {
 
 ag_tensor *ag_conv2d(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, ag_tensor *b, ag_conv_opts opts)
 {
-    return ag_apply(ctx, &ag_op_conv2d, (ag_tensor *[]){x, w, b}, &(conv_attr){.opts = opts});
+    return ag_apply(ctx, &ag_op_conv2d, (ag_tensor *[]){x, w, b}, &(op_conv_attr){.opts = opts});
 }
 
 /* --- conv2d_backward_data: D, w -> dx --------------------------------------------------------- */
 
 static cpu_conv data_geometry(const ag_call *call)
 {
-    const conv_attr *a = call->attr;
+    const op_conv_attr *a = call->attr;
     const ag_tensor *d = call->in[0], *w = call->in[1];
     cpu_conv c = geometry(a, ag_dim(d, 0), a->h, a->w, ag_dim(w, 3), ag_dim(w, 0), ag_dim(w, 1),
                           ag_dim(w, 2));
@@ -252,7 +248,7 @@ static void data_cost(const ag_call *call, ag_cost *cost)
 
 static void data_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const conv_attr *a = node->attr;
+    const op_conv_attr *a = node->attr;
 
     if (node->wants[0])
         grad[0] = ag_conv2d(ctx, d[0], node->in[1], NULL, a->opts);
@@ -263,7 +259,7 @@ static void data_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor
 const ag_op ag_op_conv2d_backward_data = {
     .name = "conv2d_backward_data",
     .n_in = 2,
-    .attr_size = sizeof(conv_attr),
+    .attr_size = sizeof(op_conv_attr),
     .shape = data_shape,
     .run = {[AG_CPU] = data_cpu},
     .grad = data_grad,
@@ -275,14 +271,14 @@ ag_tensor *op_conv2d_backward_data(ag_ctx *ctx, ag_tensor *d, ag_tensor *w, ag_c
                                    const ag_tensor *x_like)
 {
     return ag_apply(ctx, &ag_op_conv2d_backward_data, (ag_tensor *[]){d, w},
-                    &(conv_attr){.opts = opts, .h = ag_dim(x_like, 1), .w = ag_dim(x_like, 2)});
+                    &(op_conv_attr){.opts = opts, .h = ag_dim(x_like, 1), .w = ag_dim(x_like, 2)});
 }
 
 /* --- conv2d_backward_weights: D, x -> dw ------------------------------------------------------ */
 
 static cpu_conv weights_geometry(const ag_call *call)
 {
-    const conv_attr *a = call->attr;
+    const op_conv_attr *a = call->attr;
     const ag_tensor *d = call->in[0], *x = call->in[1];
     cpu_conv c = geometry(a, ag_dim(x, 0), ag_dim(x, 1), ag_dim(x, 2), ag_dim(x, 3), ag_dim(d, 3),
                           a->h, a->w);
@@ -343,7 +339,7 @@ static void weights_cost(const ag_call *call, ag_cost *cost)
 
 static void weights_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const conv_attr *a = node->attr;
+    const op_conv_attr *a = node->attr;
 
     if (node->wants[0])
         grad[0] = ag_conv2d(ctx, node->in[1], d[0], NULL, a->opts);
@@ -354,7 +350,7 @@ static void weights_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_ten
 const ag_op ag_op_conv2d_backward_weights = {
     .name = "conv2d_backward_weights",
     .n_in = 2,
-    .attr_size = sizeof(conv_attr),
+    .attr_size = sizeof(op_conv_attr),
     .shape = weights_shape,
     .run = {[AG_CPU] = weights_cpu},
     .grad = weights_grad,
@@ -366,5 +362,5 @@ ag_tensor *op_conv2d_backward_weights(ag_ctx *ctx, ag_tensor *d, ag_tensor *x, a
                                       const ag_tensor *w_like)
 {
     return ag_apply(ctx, &ag_op_conv2d_backward_weights, (ag_tensor *[]){d, x},
-                    &(conv_attr){.opts = opts, .h = ag_dim(w_like, 1), .w = ag_dim(w_like, 2)});
+                    &(op_conv_attr){.opts = opts, .h = ag_dim(w_like, 1), .w = ag_dim(w_like, 2)});
 }

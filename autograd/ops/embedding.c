@@ -10,12 +10,9 @@
 #include <string.h>
 
 #include "autograd/cpu/layout.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
-
-typedef struct embedding_attr {
-    int64_t vocabulary; /* of embedding_backward's result */
-} embedding_attr;
 
 static ag_status check_ids(const ag_call *call)
 {
@@ -104,7 +101,7 @@ ag_tensor *ag_embedding(ag_ctx *ctx, ag_tensor *table, ag_tensor *ids)
 
 static ag_status backward_shape(ag_call *call)
 {
-    const embedding_attr *a = call->attr;
+    const op_embedding_attr *a = call->attr;
     const ag_tensor *d = call->in[0], *ids = call->in[1];
 
     if (check_ids(call) != AG_OK)
@@ -119,7 +116,7 @@ static ag_status backward_shape(ag_call *call)
 
 static ag_status backward_kernel(ag_call *call, const op_floats *f)
 {
-    const embedding_attr *a = call->attr;
+    const op_embedding_attr *a = call->attr;
     const ag_tensor *d = call->in[0], *ids = call->in[1];
 
     if (check_range(call, a->vocabulary) == AG_OK)
@@ -141,7 +138,7 @@ static void backward_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_te
 const ag_op ag_op_embedding_backward = {
     .name = "embedding_backward",
     .n_in = 2,
-    .attr_size = sizeof(embedding_attr),
+    .attr_size = sizeof(op_embedding_attr),
     .shape = backward_shape,
     .run = {[AG_CPU] = backward_cpu},
     .grad = backward_grad,
@@ -152,5 +149,5 @@ const ag_op ag_op_embedding_backward = {
 ag_tensor *op_embedding_backward(ag_ctx *ctx, ag_tensor *d, ag_tensor *ids, int64_t vocabulary)
 {
     return ag_apply(ctx, &ag_op_embedding_backward, (ag_tensor *[]){d, ids},
-                    &(embedding_attr){vocabulary});
+                    &(op_embedding_attr){vocabulary});
 }

@@ -7,6 +7,7 @@
  */
 #include "autograd/cpu/elementwise.h"
 #include "autograd/cpu/optimizer.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
@@ -99,10 +100,6 @@ ag_tensor *ag_scale_(ag_ctx *ctx, ag_tensor *y, ag_tensor *factor)
 
 /* --- fill_: y = value ------------------------------------------------------------------------- */
 
-typedef struct fill_attr {
-    double value;
-} fill_attr;
-
 static ag_status fill_shape(ag_call *call)
 {
     return check_target(call);
@@ -110,7 +107,7 @@ static ag_status fill_shape(ag_call *call)
 
 static ag_status fill_cpu(ag_call *call)
 {
-    const fill_attr *a = call->attr;
+    const op_fill_attr *a = call->attr;
 
     cpu_fill(ag_data(call->in[0]), (float)a->value, ag_numel(call->in[0]), op_threads(call),
              op_isa(call));
@@ -120,14 +117,14 @@ static ag_status fill_cpu(ag_call *call)
 const ag_op ag_op_fill_ = {
     .name = "fill_",
     .n_in = 1,
-    .attr_size = sizeof(fill_attr),
+    .attr_size = sizeof(op_fill_attr),
     .shape = fill_shape,
     .run = {[AG_CPU] = fill_cpu},
 };
 
 ag_tensor *ag_fill_(ag_ctx *ctx, ag_tensor *y, double value)
 {
-    return ag_apply(ctx, &ag_op_fill_, &y, &(fill_attr){value});
+    return ag_apply(ctx, &ag_op_fill_, &y, &(op_fill_attr){value});
 }
 
 /* --- lerp_: y += weight (x - y) --------------------------------------------------------------- */
@@ -169,13 +166,9 @@ ag_tensor *ag_lerp_(ag_ctx *ctx, ag_tensor *y, ag_tensor *x, ag_tensor *weight)
 
 /* --- add_sumsq_: sums[index] += sum of x^2 ---------------------------------------------------- */
 
-typedef struct sumsq_attr {
-    int64_t index;
-} sumsq_attr;
-
 static ag_status sumsq_shape(ag_call *call)
 {
-    const sumsq_attr *a = call->attr;
+    const op_sumsq_attr *a = call->attr;
     const ag_tensor *sums = call->in[0];
 
     if (op_check_in_place(call) != AG_OK || op_check_floats(call, 1u << 0) != AG_OK)
@@ -195,7 +188,7 @@ static size_t sumsq_workspace(const ag_call *call)
 
 static ag_status sumsq_kernel(ag_call *call, const op_floats *f)
 {
-    const sumsq_attr *a = call->attr;
+    const op_sumsq_attr *a = call->attr;
     const size_t bytes = sumsq_workspace(call);
     void *scratch = bytes ? ag_scratch(call->ctx, bytes) : NULL;
 
@@ -221,7 +214,7 @@ static void sumsq_cost(const ag_call *call, ag_cost *cost)
 const ag_op ag_op_add_sumsq_ = {
     .name = "add_sumsq_",
     .n_in = 2,
-    .attr_size = sizeof(sumsq_attr),
+    .attr_size = sizeof(op_sumsq_attr),
     .shape = sumsq_shape,
     .run = {[AG_CPU] = sumsq_cpu},
     .cost = sumsq_cost,
@@ -229,7 +222,7 @@ const ag_op ag_op_add_sumsq_ = {
 
 ag_tensor *ag_add_sumsq_(ag_ctx *ctx, ag_tensor *sums, ag_tensor *x, int64_t index)
 {
-    return ag_apply(ctx, &ag_op_add_sumsq_, (ag_tensor *[]){sums, x}, &(sumsq_attr){index});
+    return ag_apply(ctx, &ag_op_add_sumsq_, (ag_tensor *[]){sums, x}, &(op_sumsq_attr){index});
 }
 
 /* --- adamw_ ----------------------------------------------------------------------------------- */

@@ -12,17 +12,13 @@
  * Gradient, with D = dL/dy and M elements in a row:  dp = D f'(p - t) / M      dt = -dp
  */
 #include "autograd/cpu/elementwise.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
-typedef struct loss_attr {
-    double c;
-    int kind; /* an ag_loss_kind */
-} loss_attr;
-
 static ag_status check_inputs(const ag_call *call)
 {
-    const loss_attr *a = call->attr;
+    const op_loss_attr *a = call->attr;
     const ag_tensor *p = call->in[0];
 
     if (a->kind < AG_LOSS_L2 || a->kind > AG_LOSS_SMOOTH_L1)
@@ -52,7 +48,7 @@ static int64_t row_size(const ag_tensor *p)
 
 static ag_status loss_kernel(ag_call *call, const op_floats *f)
 {
-    const loss_attr *a = call->attr;
+    const op_loss_attr *a = call->attr;
     const ag_tensor *p = call->in[0];
 
     cpu_row_loss(f->out[0], (ag_loss_kind)a->kind, f->in[0], f->in[1], ag_dim(p, 0), row_size(p),
@@ -67,7 +63,7 @@ static ag_status loss_cpu(ag_call *call)
 
 static ag_tensor *composite_grad(ag_ctx *ctx, const ag_node *node, ag_tensor *d)
 {
-    const loss_attr *a = node->attr;
+    const op_loss_attr *a = node->attr;
     ag_tensor *p = ag_cast(ctx, node->in[0], AG_F32), *t = ag_cast(ctx, node->in[1], AG_F32);
     ag_tensor *e = ag_sub(ctx, p, t);
     const double factor = a->kind == AG_LOSS_HUBER ? 2.0 * a->c : 2.0;
@@ -110,7 +106,7 @@ static void loss_cost(const ag_call *call, ag_cost *cost)
 const ag_op ag_op_row_loss = {
     .name = "row_loss",
     .n_in = 2,
-    .attr_size = sizeof(loss_attr),
+    .attr_size = sizeof(op_loss_attr),
     .shape = loss_shape,
     .run = {[AG_CPU] = loss_cpu},
     .grad = loss_grad,
@@ -122,7 +118,7 @@ ag_tensor *ag_row_loss(ag_ctx *ctx, ag_loss_kind kind, ag_tensor *prediction, ag
                        double c)
 {
     return ag_apply(ctx, &ag_op_row_loss, (ag_tensor *[]){prediction, target},
-                    &(loss_attr){c, (int)kind});
+                    &(op_loss_attr){c, (int)kind});
 }
 
 /* --- the fused backward pass: p, t, D -> dp --------------------------------------------------- */
@@ -139,7 +135,7 @@ static ag_status backward_shape(ag_call *call)
 
 static ag_status backward_kernel(ag_call *call, const op_floats *f)
 {
-    const loss_attr *a = call->attr;
+    const op_loss_attr *a = call->attr;
     const ag_tensor *p = call->in[0];
 
     cpu_row_loss_grad(f->out[0], (ag_loss_kind)a->kind, f->in[0], f->in[1], f->in[2], ag_dim(p, 0),
@@ -155,7 +151,7 @@ static ag_status backward_cpu(ag_call *call)
 const ag_op ag_op_row_loss_backward = {
     .name = "row_loss_backward",
     .n_in = 3,
-    .attr_size = sizeof(loss_attr),
+    .attr_size = sizeof(op_loss_attr),
     .shape = backward_shape,
     .run = {[AG_CPU] = backward_cpu},
     .cost = loss_cost,

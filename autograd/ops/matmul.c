@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "autograd/cpu/gemm.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
@@ -47,11 +48,6 @@ static double gemm_flops(const cpu_gemm_call *g)
 
 /* --- matmul ----------------------------------------------------------------------------------- */
 
-typedef struct matmul_attr {
-    int transpose_a, transpose_b;
-    int dtype; /* of y, an ag_dtype; -1: as the inputs say */
-} matmul_attr;
-
 /* Number of leading axes, and the elements they count. */
 static int n_lead(const ag_tensor *t)
 {
@@ -65,7 +61,7 @@ static int64_t batch_of(const ag_tensor *t)
 
 static ag_status matmul_shape(ag_call *call)
 {
-    const matmul_attr *attr = call->attr;
+    const op_matmul_attr *attr = call->attr;
     const ag_tensor *a = call->in[0], *b = call->in[1];
     const ag_dtype dtype = attr->dtype < 0 ? op_join(a, b) : (ag_dtype)attr->dtype;
     const ag_tensor *lead = a;
@@ -99,7 +95,7 @@ static ag_status matmul_shape(ag_call *call)
 
 static cpu_gemm_call matmul_gemm(const ag_call *call)
 {
-    const matmul_attr *attr = call->attr;
+    const op_matmul_attr *attr = call->attr;
     const ag_tensor *a = call->in[0], *b = call->in[1], *y = call->out[0];
     cpu_gemm_call g = {
         .m = ag_dim(y, -2),
@@ -146,7 +142,7 @@ static void matmul_cost(const ag_call *call, ag_cost *cost)
 
 static void matmul_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const matmul_attr *attr = node->attr;
+    const op_matmul_attr *attr = node->attr;
     const bool ta = attr->transpose_a, tb = attr->transpose_b;
     ag_tensor *a = node->in[0], *b = node->in[1];
 
@@ -179,7 +175,7 @@ static unsigned matmul_saves(const ag_node *node)
 const ag_op ag_op_matmul = {
     .name = "matmul",
     .n_in = 2,
-    .attr_size = sizeof(matmul_attr),
+    .attr_size = sizeof(op_matmul_attr),
     .shape = matmul_shape,
     .run = {[AG_CPU] = matmul_cpu},
     .grad = matmul_grad,
@@ -190,14 +186,14 @@ const ag_op ag_op_matmul = {
 ag_tensor *ag_matmul(ag_ctx *ctx, ag_tensor *a, ag_tensor *b, bool transpose_a, bool transpose_b)
 {
     return ag_apply(ctx, &ag_op_matmul, (ag_tensor *[]){a, b},
-                    &(matmul_attr){transpose_a, transpose_b, -1});
+                    &(op_matmul_attr){transpose_a, transpose_b, -1});
 }
 
 ag_tensor *op_matmul_as(ag_ctx *ctx, ag_tensor *a, ag_tensor *b, bool transpose_a, bool transpose_b,
                         ag_dtype dtype)
 {
     return ag_apply(ctx, &ag_op_matmul, (ag_tensor *[]){a, b},
-                    &(matmul_attr){transpose_a, transpose_b, (int)dtype});
+                    &(op_matmul_attr){transpose_a, transpose_b, (int)dtype});
 }
 
 /* --- linear ----------------------------------------------------------------------------------- */

@@ -19,22 +19,16 @@
 #include <math.h>
 
 #include "autograd/cpu/norm.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
-typedef struct norm_attr {
-    double eps;
-    int64_t groups; /* 0: layer norm */
-    int silu;
-    int want_dx, want_affine; /* of the backward ops */
-} norm_attr;
-
-static bool is_group_norm(const norm_attr *a)
+static bool is_group_norm(const op_norm_attr *a)
 {
     return a->groups > 0;
 }
 
-static cpu_group_norm group_sizes(const norm_attr *a, const ag_tensor *x)
+static cpu_group_norm group_sizes(const op_norm_attr *a, const ag_tensor *x)
 {
     return (cpu_group_norm){
         .n = ag_dim(x, 0),
@@ -53,7 +47,7 @@ static int64_t rows_of(const ag_tensor *x)
 
 static ag_status check_inputs(const ag_call *call)
 {
-    const norm_attr *a = call->attr;
+    const op_norm_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     const bool grouped = is_group_norm(a);
 
@@ -74,7 +68,7 @@ static ag_status check_inputs(const ag_call *call)
 
 static ag_status norm_shape(ag_call *call)
 {
-    const norm_attr *a = call->attr;
+    const op_norm_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
 
     if (check_inputs(call) != AG_OK)
@@ -91,7 +85,7 @@ static ag_status norm_shape(ag_call *call)
 
 static size_t forward_workspace(const ag_call *call)
 {
-    const norm_attr *a = call->attr;
+    const op_norm_attr *a = call->attr;
     cpu_group_norm s;
 
     if (!is_group_norm(a))
@@ -102,7 +96,7 @@ static size_t forward_workspace(const ag_call *call)
 
 static ag_status norm_kernel(ag_call *call, const op_floats *f)
 {
-    const norm_attr *a = call->attr;
+    const op_norm_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     const size_t bytes = forward_workspace(call);
     void *scratch = bytes ? ag_scratch(call->ctx, bytes) : NULL;
@@ -127,7 +121,7 @@ static ag_status norm_cpu(ag_call *call)
 
 static void norm_cost(const ag_call *call, ag_cost *cost)
 {
-    const norm_attr *a = call->attr;
+    const op_norm_attr *a = call->attr;
 
     cost->flops = (a->silu ? 20.0 : 8.0) * (double)ag_numel(call->in[0]);
     cost->scratch = op_run_f32_scratch(call) + forward_workspace(call);
@@ -137,7 +131,7 @@ static void norm_cost(const ag_call *call, ag_cost *cost)
 
 static unsigned norm_saves(const ag_node *node)
 {
-    const norm_attr *a = node->attr;
+    const op_norm_attr *a = node->attr;
 
     return AG_SAVE_IN(0) | (node->in[1] ? AG_SAVE_IN(1) : 0) |
            (node->in[2] && a->silu ? AG_SAVE_IN(2) : 0) | AG_SAVE_OUT(1) | AG_SAVE_OUT(2);
@@ -145,7 +139,7 @@ static unsigned norm_saves(const ag_node *node)
 
 static void fused_grad(ag_ctx *ctx, const ag_node *node, ag_tensor *d, ag_tensor **grad)
 {
-    norm_attr a = *(const norm_attr *)node->attr;
+    op_norm_attr a = *(const op_norm_attr *)node->attr;
     ag_tensor *out[AG_MAX_OUT];
     int k = 0;
 
@@ -169,7 +163,7 @@ static void fused_grad(ag_ctx *ctx, const ag_node *node, ag_tensor *d, ag_tensor
  * (layer norm: N = rows, P = G = 1) and statistics run over P and E. */
 static void composite_grad(ag_ctx *ctx, const ag_node *node, ag_tensor *d, ag_tensor **grad)
 {
-    const norm_attr *a = node->attr;
+    const op_norm_attr *a = node->attr;
     const ag_tensor *x = node->in[0];
     const int64_t c = ag_dim(x, -1), n = is_group_norm(a) ? ag_dim(x, 0) : rows_of(x);
     const int64_t g = is_group_norm(a) ? a->groups : 1;
@@ -219,7 +213,7 @@ static void norm_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor
         .name = #op_name,                                                                         \
         .n_in = 3,                                                                                \
         .optional = 1u << 1 | 1u << 2,                                                            \
-        .attr_size = sizeof(norm_attr),                                                           \
+        .attr_size = sizeof(op_norm_attr),                                                           \
         .shape = norm_shape,                                                                      \
         .run = {[AG_CPU] = norm_cpu},                                                             \
         .grad = norm_grad,                                                                        \
@@ -233,7 +227,7 @@ NORM_OP(group_norm);
 ag_tensor *ag_layer_norm(ag_ctx *ctx, ag_tensor *x, ag_tensor *gamma, ag_tensor *beta, double eps)
 {
     return ag_apply(ctx, &ag_op_layer_norm, (ag_tensor *[]){x, gamma, beta},
-                    &(norm_attr){.eps = eps});
+                    &(op_norm_attr){.eps = eps});
 }
 
 ag_tensor *ag_group_norm(ag_ctx *ctx, ag_tensor *x, ag_tensor *gamma, ag_tensor *beta, int groups,
@@ -244,14 +238,14 @@ ag_tensor *ag_group_norm(ag_ctx *ctx, ag_tensor *x, ag_tensor *gamma, ag_tensor 
         return NULL;
     }
     return ag_apply(ctx, &ag_op_group_norm, (ag_tensor *[]){x, gamma, beta},
-                    &(norm_attr){.eps = eps, .groups = groups, .silu = silu});
+                    &(op_norm_attr){.eps = eps, .groups = groups, .silu = silu});
 }
 
 /* --- the fused backward ops: x, gamma, beta, mean, rstd, D -> dx, dgamma, dbeta --------------- */
 
 static ag_status backward_shape(ag_call *call)
 {
-    const norm_attr *a = call->attr;
+    const op_norm_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
 
     if (check_inputs(call) != AG_OK ||
@@ -266,7 +260,7 @@ static ag_status backward_shape(ag_call *call)
 
 static size_t backward_workspace(const ag_call *call)
 {
-    const norm_attr *a = call->attr;
+    const op_norm_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     cpu_group_norm s;
 
@@ -279,7 +273,7 @@ static size_t backward_workspace(const ag_call *call)
 
 static ag_status backward_kernel(ag_call *call, const op_floats *f)
 {
-    const norm_attr *a = call->attr;
+    const op_norm_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     const size_t bytes = backward_workspace(call);
     void *scratch = bytes ? ag_scratch(call->ctx, bytes) : NULL;
@@ -307,7 +301,7 @@ static ag_status backward_cpu(ag_call *call)
 
 static void backward_cost(const ag_call *call, ag_cost *cost)
 {
-    const norm_attr *a = call->attr;
+    const op_norm_attr *a = call->attr;
 
     cost->flops = (a->silu ? 40.0 : 15.0) * (double)ag_numel(call->in[0]);
     cost->scratch = op_run_f32_scratch(call) + backward_workspace(call);
@@ -318,7 +312,7 @@ static void backward_cost(const ag_call *call, ag_cost *cost)
         .name = #op_name,                                                                         \
         .n_in = 6,                                                                                \
         .optional = 1u << 1 | 1u << 2,                                                            \
-        .attr_size = sizeof(norm_attr),                                                           \
+        .attr_size = sizeof(op_norm_attr),                                                           \
         .shape = backward_shape,                                                                  \
         .run = {[AG_CPU] = backward_cpu},                                                         \
         .cost = backward_cost,                                                                    \

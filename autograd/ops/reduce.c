@@ -8,19 +8,13 @@
  * Keeps   nothing: the gradient is scale * D, broadcast.
  */
 #include "autograd/cpu/layout.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
-typedef struct sum_attr {
-    double scale;
-    unsigned axes;
-    int keep;
-    int dtype; /* of y, an ag_dtype */
-} sum_attr;
-
 static ag_status sum_shape(ag_call *call)
 {
-    const sum_attr *a = call->attr;
+    const op_sum_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     int64_t dims[AG_MAX_DIMS];
     int n = 0;
@@ -44,7 +38,7 @@ static ag_status sum_shape(ag_call *call)
 
 static size_t sum_workspace(const ag_call *call)
 {
-    const sum_attr *a = call->attr;
+    const op_sum_attr *a = call->attr;
 
     return op_round_scratch(
         cpu_sum_scratch(ag_ndim(call->in[0]), ag_dims(call->in[0]), a->axes));
@@ -52,7 +46,7 @@ static size_t sum_workspace(const ag_call *call)
 
 static ag_status sum_kernel(ag_call *call, const op_floats *f)
 {
-    const sum_attr *a = call->attr;
+    const op_sum_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     const size_t bytes = sum_workspace(call);
     void *scratch = bytes ? ag_scratch(call->ctx, bytes) : NULL;
@@ -71,7 +65,7 @@ static ag_status sum_cpu(ag_call *call)
 
 static void sum_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const sum_attr *a = node->attr;
+    const op_sum_attr *a = node->attr;
     const ag_tensor *x = node->in[0];
     int64_t dims[AG_MAX_DIMS];
     ag_tensor *g = ag_cast(ctx, d[0], ag_dtype_of(x));
@@ -94,7 +88,7 @@ static void sum_cost(const ag_call *call, ag_cost *cost)
 const ag_op ag_op_sum = {
     .name = "sum",
     .n_in = 1,
-    .attr_size = sizeof(sum_attr),
+    .attr_size = sizeof(op_sum_attr),
     .shape = sum_shape,
     .run = {[AG_CPU] = sum_cpu},
     .grad = sum_grad,
@@ -104,7 +98,7 @@ const ag_op ag_op_sum = {
 ag_tensor *op_sum_as(ag_ctx *ctx, ag_tensor *x, unsigned axes, bool keep, double scale,
                      ag_dtype dtype)
 {
-    sum_attr a = {.scale = scale, .axes = axes, .keep = keep, .dtype = (int)dtype};
+    op_sum_attr a = {.scale = scale, .axes = axes, .keep = keep, .dtype = (int)dtype};
 
     if (x && axes == AG_ALL_AXES)
         a.axes = (1u << ag_ndim(x)) - 1;

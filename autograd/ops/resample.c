@@ -5,15 +5,9 @@
  * Shapes  x [N,H,W,C], channels last. Dtypes  f32 or bf16; y as x. Keeps  nothing.
  */
 #include "autograd/cpu/image.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
-
-typedef struct picture_attr {
-    int64_t h, w;  /* of the result: upsample y, every adjoint dx */
-    int kernel;    /* avg_pool2d */
-    int mode;      /* pad2d, an ag_pad_mode */
-    int pads[4];   /* pad2d: top, bottom, left, right */
-} picture_attr;
 
 static cpu_picture picture(const ag_tensor *x)
 {
@@ -50,7 +44,7 @@ static void picture_cost(const ag_call *call, ag_cost *cost)
 
 static ag_status upsample_shape(ag_call *call)
 {
-    const picture_attr *a = call->attr;
+    const op_picture_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
 
     if (check_picture(call) != AG_OK)
@@ -64,7 +58,7 @@ static ag_status upsample_shape(ag_call *call)
 
 static ag_status upsample_kernel(ag_call *call, const op_floats *f)
 {
-    const picture_attr *a = call->attr;
+    const op_picture_attr *a = call->attr;
 
     cpu_upsample_nearest(f->out[0], f->in[0], picture(call->in[0]), a->h, a->w, op_threads(call));
     return AG_OK;
@@ -104,7 +98,7 @@ static void upsample_backward_grad(ag_ctx *ctx, const ag_node *node, ag_tensor *
 
 static ag_status pool_shape(ag_call *call)
 {
-    const picture_attr *a = call->attr;
+    const op_picture_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
 
     if (check_picture(call) != AG_OK)
@@ -118,7 +112,7 @@ static ag_status pool_shape(ag_call *call)
 
 static ag_status pool_kernel(ag_call *call, const op_floats *f)
 {
-    const picture_attr *a = call->attr;
+    const op_picture_attr *a = call->attr;
 
     cpu_avg_pool(f->out[0], f->in[0], picture(call->in[0]), a->kernel, op_threads(call));
     return AG_OK;
@@ -131,7 +125,7 @@ static ag_status pool_cpu(ag_call *call)
 
 static void pool_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const picture_attr *a = node->attr;
+    const op_picture_attr *a = node->attr;
 
     grad[0] = op_avg_pool_backward(ctx, d[0], a->kernel, ag_dim(node->in[0], 1),
                                    ag_dim(node->in[0], 2));
@@ -139,7 +133,7 @@ static void pool_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor
 
 static ag_status pool_backward_shape(ag_call *call)
 {
-    const picture_attr *a = call->attr;
+    const op_picture_attr *a = call->attr;
     const ag_tensor *d = call->in[0];
 
     if (check_picture(call) != AG_OK)
@@ -153,7 +147,7 @@ static ag_status pool_backward_shape(ag_call *call)
 
 static ag_status pool_backward_kernel(ag_call *call, const op_floats *f)
 {
-    const picture_attr *a = call->attr;
+    const op_picture_attr *a = call->attr;
 
     cpu_avg_pool_adjoint(f->out[0], f->in[0], picture(call->out[0]), a->kernel, op_threads(call));
     return AG_OK;
@@ -166,7 +160,7 @@ static ag_status pool_backward_cpu(ag_call *call)
 
 static void pool_backward_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const picture_attr *a = node->attr;
+    const op_picture_attr *a = node->attr;
 
     grad[0] = ag_avg_pool2d(ctx, d[0], a->kernel);
 }
@@ -175,7 +169,7 @@ static void pool_backward_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, 
 
 static ag_status check_pads(const ag_call *call, int64_t h, int64_t w)
 {
-    const picture_attr *a = call->attr;
+    const op_picture_attr *a = call->attr;
     const int *p = a->pads;
     const bool bad = p[0] < 0 || p[1] < 0 || p[2] < 0 || p[3] < 0 || a->mode < AG_PAD_ZERO ||
                      a->mode > AG_PAD_REPLICATE;
@@ -192,7 +186,7 @@ static ag_status check_pads(const ag_call *call, int64_t h, int64_t w)
 
 static ag_status pad_shape(ag_call *call)
 {
-    const picture_attr *a = call->attr;
+    const op_picture_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
 
     if (check_picture(call) != AG_OK || check_pads(call, ag_dim(x, 1), ag_dim(x, 2)) != AG_OK)
@@ -203,7 +197,7 @@ static ag_status pad_shape(ag_call *call)
 
 static ag_status pad_kernel(ag_call *call, const op_floats *f)
 {
-    const picture_attr *a = call->attr;
+    const op_picture_attr *a = call->attr;
 
     cpu_pad(f->out[0], f->in[0], picture(call->in[0]), (ag_pad_mode)a->mode, a->pads[0], a->pads[1],
             a->pads[2], a->pads[3], op_threads(call));
@@ -217,14 +211,14 @@ static ag_status pad_cpu(ag_call *call)
 
 static void pad_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const picture_attr *a = node->attr;
+    const op_picture_attr *a = node->attr;
 
     grad[0] = op_pad2d_backward(ctx, d[0], (ag_pad_mode)a->mode, a->pads);
 }
 
 static ag_status pad_backward_shape(ag_call *call)
 {
-    const picture_attr *a = call->attr;
+    const op_picture_attr *a = call->attr;
     int64_t h, w;
 
     if (check_picture(call) != AG_OK)
@@ -242,7 +236,7 @@ static ag_status pad_backward_shape(ag_call *call)
 
 static ag_status pad_backward_kernel(ag_call *call, const op_floats *f)
 {
-    const picture_attr *a = call->attr;
+    const op_picture_attr *a = call->attr;
 
     cpu_pad_adjoint(f->out[0], f->in[0], picture(call->out[0]), (ag_pad_mode)a->mode, a->pads[0],
                     a->pads[1], a->pads[2], a->pads[3], op_threads(call));
@@ -265,7 +259,7 @@ static void pad_backward_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, a
     const ag_op ag_op_##op_name = {                                                               \
         .name = #op_name,                                                                         \
         .n_in = 1,                                                                                \
-        .attr_size = sizeof(picture_attr),                                                        \
+        .attr_size = sizeof(op_picture_attr),                                                        \
         .shape = its_shape,                                                                       \
         .run = {[AG_CPU] = its_cpu},                                                              \
         .grad = its_grad,                                                                         \
@@ -282,35 +276,35 @@ PICTURE_OP(pad2d_backward, pad_backward_shape, pad_backward_cpu, pad_backward_gr
 
 ag_tensor *ag_upsample_nearest(ag_ctx *ctx, ag_tensor *x, int64_t h, int64_t w)
 {
-    return ag_apply(ctx, &ag_op_upsample_nearest, &x, &(picture_attr){.h = h, .w = w});
+    return ag_apply(ctx, &ag_op_upsample_nearest, &x, &(op_picture_attr){.h = h, .w = w});
 }
 
 ag_tensor *op_upsample_backward(ag_ctx *ctx, ag_tensor *d, int64_t h, int64_t w)
 {
-    return ag_apply(ctx, &ag_op_upsample_nearest_backward, &d, &(picture_attr){.h = h, .w = w});
+    return ag_apply(ctx, &ag_op_upsample_nearest_backward, &d, &(op_picture_attr){.h = h, .w = w});
 }
 
 ag_tensor *ag_avg_pool2d(ag_ctx *ctx, ag_tensor *x, int kernel)
 {
-    return ag_apply(ctx, &ag_op_avg_pool2d, &x, &(picture_attr){.kernel = kernel});
+    return ag_apply(ctx, &ag_op_avg_pool2d, &x, &(op_picture_attr){.kernel = kernel});
 }
 
 ag_tensor *op_avg_pool_backward(ag_ctx *ctx, ag_tensor *d, int kernel, int64_t h, int64_t w)
 {
     return ag_apply(ctx, &ag_op_avg_pool2d_backward, &d,
-                    &(picture_attr){.h = h, .w = w, .kernel = kernel});
+                    &(op_picture_attr){.h = h, .w = w, .kernel = kernel});
 }
 
 ag_tensor *ag_pad2d(ag_ctx *ctx, ag_tensor *x, ag_pad_mode mode, int top, int bottom, int left,
                     int right)
 {
     return ag_apply(ctx, &ag_op_pad2d, &x,
-                    &(picture_attr){.mode = (int)mode, .pads = {top, bottom, left, right}});
+                    &(op_picture_attr){.mode = (int)mode, .pads = {top, bottom, left, right}});
 }
 
 ag_tensor *op_pad2d_backward(ag_ctx *ctx, ag_tensor *d, ag_pad_mode mode, const int pads[4])
 {
     return ag_apply(
         ctx, &ag_op_pad2d_backward, &d,
-        &(picture_attr){.mode = (int)mode, .pads = {pads[0], pads[1], pads[2], pads[3]}});
+        &(op_picture_attr){.mode = (int)mode, .pads = {pads[0], pads[1], pads[2], pads[3]}});
 }

@@ -13,19 +13,15 @@
 #include <string.h>
 
 #include "autograd/cpu/layout.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
 /* --- reshape ---------------------------------------------------------------------------------- */
 
-typedef struct dims_attr {
-    int n;
-    int64_t dims[AG_MAX_DIMS];
-} dims_attr;
-
 static ag_status reshape_shape(ag_call *call)
 {
-    const dims_attr *a = call->attr;
+    const op_dims_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     int64_t dims[AG_MAX_DIMS], known = 1;
     int open = -1;
@@ -57,19 +53,19 @@ static void reshape_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_ten
 const ag_op ag_op_reshape = {
     .name = "reshape",
     .n_in = 1,
-    .attr_size = sizeof(dims_attr),
+    .attr_size = sizeof(op_dims_attr),
     .shape = reshape_shape,
     .grad = reshape_grad,
 };
 
 /* Returns false when n_dims cannot be; the context has then failed. */
-static bool fill_dims(ag_ctx *ctx, dims_attr *a, const char *name, int n_dims, const int64_t *dims)
+static bool fill_dims(ag_ctx *ctx, op_dims_attr *a, const char *name, int n_dims, const int64_t *dims)
 {
     if (n_dims < 0 || n_dims > AG_MAX_DIMS) {
         ag_fail(ctx, AG_ESHAPE, "%s: a tensor has 0 to %d axes, not %d", name, AG_MAX_DIMS, n_dims);
         return false;
     }
-    *a = (dims_attr){.n = n_dims};
+    *a = (op_dims_attr){.n = n_dims};
     if (n_dims)
         memcpy(a->dims, dims, (size_t)n_dims * sizeof *dims);
     return true;
@@ -77,7 +73,7 @@ static bool fill_dims(ag_ctx *ctx, dims_attr *a, const char *name, int n_dims, c
 
 ag_tensor *ag_reshape(ag_ctx *ctx, ag_tensor *x, int n_dims, const int64_t *dims)
 {
-    dims_attr a;
+    op_dims_attr a;
 
     if (!fill_dims(ctx, &a, "reshape", n_dims, dims))
         return NULL;
@@ -86,13 +82,9 @@ ag_tensor *ag_reshape(ag_ctx *ctx, ag_tensor *x, int n_dims, const int64_t *dims
 
 /* --- permute ---------------------------------------------------------------------------------- */
 
-typedef struct permute_attr {
-    int axes[AG_MAX_DIMS];
-} permute_attr;
-
 static ag_status permute_shape(ag_call *call)
 {
-    const permute_attr *a = call->attr;
+    const op_permute_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     int64_t dims[AG_MAX_DIMS];
     unsigned seen = 0;
@@ -113,7 +105,7 @@ static ag_status permute_shape(ag_call *call)
 
 static ag_status permute_kernel(ag_call *call, const op_floats *f)
 {
-    const permute_attr *a = call->attr;
+    const op_permute_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
 
     cpu_permute(f->out[0], f->in[0], ag_ndim(x), ag_dims(x), a->axes, op_threads(call));
@@ -127,7 +119,7 @@ static ag_status permute_cpu(ag_call *call)
 
 static void permute_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const permute_attr *a = node->attr;
+    const op_permute_attr *a = node->attr;
     int inverse[AG_MAX_DIMS] = {0};
 
     for (int j = 0; j < ag_ndim(node->in[0]); j++)
@@ -143,7 +135,7 @@ static void move_cost(const ag_call *call, ag_cost *cost)
 const ag_op ag_op_permute = {
     .name = "permute",
     .n_in = 1,
-    .attr_size = sizeof(permute_attr),
+    .attr_size = sizeof(op_permute_attr),
     .shape = permute_shape,
     .run = {[AG_CPU] = permute_cpu},
     .grad = permute_grad,
@@ -152,7 +144,7 @@ const ag_op ag_op_permute = {
 
 ag_tensor *ag_permute(ag_ctx *ctx, ag_tensor *x, const int *axes)
 {
-    permute_attr a = {{0}};
+    op_permute_attr a = {{0}};
 
     if (x)
         memcpy(a.axes, axes, (size_t)ag_ndim(x) * sizeof *axes);
@@ -160,11 +152,6 @@ ag_tensor *ag_permute(ag_ctx *ctx, ag_tensor *x, const int *axes)
 }
 
 /* --- slice, unslice --------------------------------------------------------------------------- */
-
-typedef struct slice_attr {
-    int64_t start, length; /* unslice: length is that of the result */
-    int axis;
-} slice_attr;
 
 /* Elements before, along and after an axis. */
 typedef struct split {
@@ -179,7 +166,7 @@ static split split_at(const ag_tensor *t, int axis)
 
 static ag_status slice_shape(ag_call *call)
 {
-    const slice_attr *a = call->attr;
+    const op_slice_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     int64_t dims[AG_MAX_DIMS];
     split s;
@@ -201,7 +188,7 @@ static ag_status slice_shape(ag_call *call)
 
 static ag_status slice_cpu(ag_call *call)
 {
-    const slice_attr *a = call->attr;
+    const op_slice_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     const split s = split_at(x, a->axis);
     const size_t size = ag_dtype_size(ag_dtype_of(x));
@@ -215,14 +202,14 @@ static ag_status slice_cpu(ag_call *call)
 
 static void slice_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const slice_attr *a = node->attr;
+    const op_slice_attr *a = node->attr;
 
     grad[0] = op_unslice(ctx, d[0], a->axis, a->start, ag_dim(node->in[0], a->axis));
 }
 
 static void slice_cost(const ag_call *call, ag_cost *cost)
 {
-    const slice_attr *a = call->attr;
+    const op_slice_attr *a = call->attr;
 
     cost->bytes = 2.0 * (double)ag_nbytes(call->out[0]);
     if (split_at(call->in[0], a->axis).outer == 1)
@@ -232,7 +219,7 @@ static void slice_cost(const ag_call *call, ag_cost *cost)
 const ag_op ag_op_slice = {
     .name = "slice",
     .n_in = 1,
-    .attr_size = sizeof(slice_attr),
+    .attr_size = sizeof(op_slice_attr),
     .shape = slice_shape,
     .run = {[AG_CPU] = slice_cpu},
     .grad = slice_grad,
@@ -241,7 +228,7 @@ const ag_op ag_op_slice = {
 
 ag_tensor *ag_slice(ag_ctx *ctx, ag_tensor *x, int axis, int64_t start, int64_t length)
 {
-    slice_attr a = {.start = start, .length = length, .axis = axis};
+    op_slice_attr a = {.start = start, .length = length, .axis = axis};
 
     if (x && axis < 0)
         a.axis += ag_ndim(x);
@@ -250,7 +237,7 @@ ag_tensor *ag_slice(ag_ctx *ctx, ag_tensor *x, int axis, int64_t start, int64_t 
 
 static ag_status unslice_shape(ag_call *call)
 {
-    const slice_attr *a = call->attr;
+    const op_slice_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     int64_t dims[AG_MAX_DIMS];
 
@@ -266,7 +253,7 @@ static ag_status unslice_shape(ag_call *call)
 
 static ag_status unslice_cpu(ag_call *call)
 {
-    const slice_attr *a = call->attr;
+    const op_slice_attr *a = call->attr;
     const ag_tensor *x = call->in[0], *y = call->out[0];
     const split s = split_at(x, a->axis);
     const size_t size = ag_dtype_size(ag_dtype_of(x));
@@ -279,7 +266,7 @@ static ag_status unslice_cpu(ag_call *call)
 
 static void unslice_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const slice_attr *a = node->attr;
+    const op_slice_attr *a = node->attr;
 
     grad[0] = ag_slice(ctx, d[0], a->axis, a->start, ag_dim(node->in[0], a->axis));
 }
@@ -287,7 +274,7 @@ static void unslice_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_ten
 const ag_op ag_op_unslice = {
     .name = "unslice",
     .n_in = 1,
-    .attr_size = sizeof(slice_attr),
+    .attr_size = sizeof(op_slice_attr),
     .shape = unslice_shape,
     .run = {[AG_CPU] = unslice_cpu},
     .grad = unslice_grad,
@@ -295,20 +282,16 @@ const ag_op ag_op_unslice = {
 
 ag_tensor *op_unslice(ag_ctx *ctx, ag_tensor *x, int axis, int64_t start, int64_t length)
 {
-    const slice_attr a = {.start = start, .length = length, .axis = axis};
+    const op_slice_attr a = {.start = start, .length = length, .axis = axis};
 
     return ag_apply(ctx, &ag_op_unslice, &x, &a);
 }
 
 /* --- concat ----------------------------------------------------------------------------------- */
 
-typedef struct concat_attr {
-    int axis;
-} concat_attr;
-
 static ag_status concat_shape(ag_call *call)
 {
-    const int axis = ((const concat_attr *)call->attr)->axis;
+    const int axis = ((const op_concat_attr *)call->attr)->axis;
     const ag_tensor *a = call->in[0], *b = call->in[1];
     bool fits = ag_ndim(a) == ag_ndim(b) && axis >= 0 && axis < ag_ndim(a);
     int64_t dims[AG_MAX_DIMS];
@@ -330,7 +313,7 @@ static ag_status concat_shape(ag_call *call)
 
 static ag_status concat_cpu(ag_call *call)
 {
-    const int axis = ((const concat_attr *)call->attr)->axis;
+    const int axis = ((const op_concat_attr *)call->attr)->axis;
     const size_t size = ag_dtype_size(ag_dtype_of(call->in[0]));
     const split y = split_at(call->out[0], axis);
     char *at = ag_data(call->out[0]);
@@ -347,7 +330,7 @@ static ag_status concat_cpu(ag_call *call)
 
 static void concat_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const int axis = ((const concat_attr *)node->attr)->axis;
+    const int axis = ((const op_concat_attr *)node->attr)->axis;
     const int64_t n_a = ag_dim(node->in[0], axis), n_b = ag_dim(node->in[1], axis);
 
     if (node->wants[0])
@@ -359,7 +342,7 @@ static void concat_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tens
 const ag_op ag_op_concat = {
     .name = "concat",
     .n_in = 2,
-    .attr_size = sizeof(concat_attr),
+    .attr_size = sizeof(op_concat_attr),
     .shape = concat_shape,
     .run = {[AG_CPU] = concat_cpu},
     .grad = concat_grad,
@@ -367,7 +350,7 @@ const ag_op ag_op_concat = {
 
 ag_tensor *ag_concat(ag_ctx *ctx, ag_tensor *a, ag_tensor *b, int axis)
 {
-    const concat_attr attr = {a && axis < 0 ? axis + ag_ndim(a) : axis};
+    const op_concat_attr attr = {a && axis < 0 ? axis + ag_ndim(a) : axis};
 
     return ag_apply(ctx, &ag_op_concat, (ag_tensor *[]){a, b}, &attr);
 }
@@ -384,7 +367,7 @@ static int64_t stretched(const ag_tensor *x, int n_dims, int i)
 
 static ag_status broadcast_shape(ag_call *call)
 {
-    const dims_attr *a = call->attr;
+    const op_dims_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     bool fits = ag_ndim(x) <= a->n;
 
@@ -402,7 +385,7 @@ static ag_status broadcast_shape(ag_call *call)
 
 static ag_status broadcast_kernel(ag_call *call, const op_floats *f)
 {
-    const dims_attr *a = call->attr;
+    const op_dims_attr *a = call->attr;
     int64_t x_dims[AG_MAX_DIMS];
 
     for (int i = 0; i < a->n; i++)
@@ -424,7 +407,7 @@ static void broadcast_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_t
 const ag_op ag_op_broadcast = {
     .name = "broadcast",
     .n_in = 1,
-    .attr_size = sizeof(dims_attr),
+    .attr_size = sizeof(op_dims_attr),
     .shape = broadcast_shape,
     .run = {[AG_CPU] = broadcast_cpu},
     .grad = broadcast_grad,
@@ -433,7 +416,7 @@ const ag_op ag_op_broadcast = {
 
 ag_tensor *ag_broadcast(ag_ctx *ctx, ag_tensor *x, int n_dims, const int64_t *dims)
 {
-    dims_attr a;
+    op_dims_attr a;
 
     if (!fill_dims(ctx, &a, "broadcast", n_dims, dims))
         return NULL;

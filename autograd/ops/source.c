@@ -5,20 +5,15 @@
 #include <math.h>
 #include <string.h>
 
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
 /* --- timestep_embedding ----------------------------------------------------------------------- */
 
-typedef struct time_attr {
-    double shift;
-    int64_t dim;
-    int flip;
-} time_attr;
-
 static ag_status time_shape(ag_call *call)
 {
-    const time_attr *a = call->attr;
+    const op_time_attr *a = call->attr;
     const ag_tensor *t = call->in[0];
 
     if (ag_ndim(t) != 1 || ag_dtype_of(t) != AG_F32)
@@ -35,7 +30,7 @@ static ag_status time_shape(ag_call *call)
  * programs have them: at t = 999 the angle's rounding is what one sees. An odd dim ends in 0. */
 static ag_status time_cpu(ag_call *call)
 {
-    const time_attr *a = call->attr;
+    const op_time_attr *a = call->attr;
     const float *t = ag_data(call->in[0]);
     float *y = ag_data(call->out[0]);
     const int64_t n = ag_dim(call->in[0], 0), half = a->dim / 2;
@@ -58,26 +53,21 @@ static ag_status time_cpu(ag_call *call)
 const ag_op ag_op_timestep_embedding = {
     .name = "timestep_embedding",
     .n_in = 1,
-    .attr_size = sizeof(time_attr),
+    .attr_size = sizeof(op_time_attr),
     .shape = time_shape,
     .run = {[AG_CPU] = time_cpu},
 };
 
 ag_tensor *ag_timestep_embedding(ag_ctx *ctx, ag_tensor *t, int64_t dim, bool flip, double shift)
 {
-    return ag_apply(ctx, &ag_op_timestep_embedding, &t, &(time_attr){shift, dim, flip});
+    return ag_apply(ctx, &ag_op_timestep_embedding, &t, &(op_time_attr){shift, dim, flip});
 }
 
 /* --- normal ----------------------------------------------------------------------------------- */
 
-typedef struct normal_attr {
-    int n;
-    int64_t dims[AG_MAX_DIMS]; /* of one row */
-} normal_attr;
-
 static ag_status normal_shape(ag_call *call)
 {
-    const normal_attr *a = call->attr;
+    const op_normal_attr *a = call->attr;
     const ag_tensor *keys = call->in[0];
     int64_t dims[AG_MAX_DIMS];
 
@@ -93,7 +83,7 @@ static ag_status normal_shape(ag_call *call)
 
 static ag_status normal_cpu(ag_call *call)
 {
-    const normal_attr *a = call->attr;
+    const op_normal_attr *a = call->attr;
     const int64_t *key = ag_data(call->in[0]);
     const int64_t rows = ag_dim(call->in[0], 0), size = op_product(a->dims, 0, a->n);
     float *y = ag_data(call->out[0]);
@@ -114,7 +104,7 @@ static void normal_cost(const ag_call *call, ag_cost *cost)
 const ag_op ag_op_normal = {
     .name = "normal",
     .n_in = 1,
-    .attr_size = sizeof(normal_attr),
+    .attr_size = sizeof(op_normal_attr),
     .shape = normal_shape,
     .run = {[AG_CPU] = normal_cpu},
     .cost = normal_cost,
@@ -122,7 +112,7 @@ const ag_op ag_op_normal = {
 
 ag_tensor *ag_normal(ag_ctx *ctx, ag_tensor *keys, int n_dims, const int64_t *dims)
 {
-    normal_attr a = {.n = n_dims};
+    op_normal_attr a = {.n = n_dims};
 
     if (n_dims < 0 || n_dims >= AG_MAX_DIMS) {
         ag_fail(ctx, AG_ESHAPE, "normal: a row has 0 to %d axes, not %d", AG_MAX_DIMS - 1, n_dims);

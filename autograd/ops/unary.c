@@ -10,20 +10,15 @@
  * Keeps   x, and d where x asks for a gradient.
  */
 #include "autograd/cpu/elementwise.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
 enum { ORDER_MAX = 3 };
 
-typedef struct unary_attr {
-    double parameter;
-    int kind; /* an ag_unary_kind */
-    int order;
-} unary_attr;
-
 static ag_status unary_shape(ag_call *call)
 {
-    const unary_attr *a = call->attr;
+    const op_unary_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
 
     if (a->kind < 0 || a->kind >= AG_N_UNARY)
@@ -37,7 +32,7 @@ static ag_status unary_shape(ag_call *call)
 
 static ag_status unary_kernel(ag_call *call, const op_floats *f)
 {
-    const unary_attr *a = call->attr;
+    const op_unary_attr *a = call->attr;
 
     cpu_unary(f->out[0], (ag_unary_kind)a->kind, a->order, f->in[0], f->in[1],
               ag_numel(call->out[0]), a->parameter, op_threads(call), op_isa(call));
@@ -56,7 +51,7 @@ static unsigned unary_saves(const ag_node *node)
 
 static void unary_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const unary_attr *a = node->attr;
+    const op_unary_attr *a = node->attr;
     ag_tensor *x = node->in[0];
 
     if (node->wants[0]) {
@@ -81,7 +76,7 @@ const ag_op ag_op_unary = {
     .name = "unary",
     .n_in = 2,
     .optional = 1u << 1,
-    .attr_size = sizeof(unary_attr),
+    .attr_size = sizeof(op_unary_attr),
     .shape = unary_shape,
     .run = {[AG_CPU] = unary_cpu},
     .grad = unary_grad,
@@ -92,7 +87,7 @@ const ag_op ag_op_unary = {
 ag_tensor *op_unary(ag_ctx *ctx, ag_unary_kind kind, int order, ag_tensor *x, ag_tensor *d,
                     double parameter)
 {
-    const unary_attr a = {.parameter = parameter, .kind = (int)kind, .order = order};
+    const op_unary_attr a = {.parameter = parameter, .kind = (int)kind, .order = order};
 
     return ag_apply(ctx, &ag_op_unary, (ag_tensor *[]){x, d}, &a);
 }
@@ -104,10 +99,6 @@ ag_tensor *ag_unary(ag_ctx *ctx, ag_unary_kind kind, ag_tensor *x, double parame
 
 /* --- affine ----------------------------------------------------------------------------------- */
 
-typedef struct affine_attr {
-    double a, b;
-} affine_attr;
-
 static ag_status like_shape(ag_call *call)
 {
     if (op_check_floats(call, 0) != AG_OK)
@@ -118,7 +109,7 @@ static ag_status like_shape(ag_call *call)
 
 static ag_status affine_kernel(ag_call *call, const op_floats *f)
 {
-    const affine_attr *a = call->attr;
+    const op_affine_attr *a = call->attr;
 
     cpu_affine(f->out[0], f->in[0], (float)a->a, (float)a->b, ag_numel(call->out[0]),
                op_threads(call), op_isa(call));
@@ -132,7 +123,7 @@ static ag_status affine_cpu(ag_call *call)
 
 static void affine_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const affine_attr *a = node->attr;
+    const op_affine_attr *a = node->attr;
 
     grad[0] = a->a == 1.0 ? d[0] : ag_scale(ctx, d[0], a->a);
 }
@@ -140,7 +131,7 @@ static void affine_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tens
 const ag_op ag_op_affine = {
     .name = "affine",
     .n_in = 1,
-    .attr_size = sizeof(affine_attr),
+    .attr_size = sizeof(op_affine_attr),
     .shape = like_shape,
     .run = {[AG_CPU] = affine_cpu},
     .grad = affine_grad,
@@ -149,18 +140,14 @@ const ag_op ag_op_affine = {
 
 ag_tensor *ag_affine(ag_ctx *ctx, ag_tensor *x, double a, double b)
 {
-    return ag_apply(ctx, &ag_op_affine, &x, &(affine_attr){a, b});
+    return ag_apply(ctx, &ag_op_affine, &x, &(op_affine_attr){a, b});
 }
 
 /* --- clamp ------------------------------------------------------------------------------------ */
 
-typedef struct clamp_attr {
-    double low, high;
-} clamp_attr;
-
 static ag_status clamp_shape(ag_call *call)
 {
-    const clamp_attr *a = call->attr;
+    const op_clamp_attr *a = call->attr;
 
     if (!(a->low <= a->high))
         return ag_fail(call->ctx, AG_EINVAL, "clamp: the low end %g is above the high end %g",
@@ -170,7 +157,7 @@ static ag_status clamp_shape(ag_call *call)
 
 static ag_status clamp_kernel(ag_call *call, const op_floats *f)
 {
-    const clamp_attr *a = call->attr;
+    const op_clamp_attr *a = call->attr;
 
     cpu_clamp(f->out[0], f->in[0], (float)a->low, (float)a->high, ag_numel(call->out[0]),
               op_threads(call), op_isa(call));
@@ -198,7 +185,7 @@ static unsigned clamp_saves(const ag_node *node)
 const ag_op ag_op_clamp = {
     .name = "clamp",
     .n_in = 1,
-    .attr_size = sizeof(clamp_attr),
+    .attr_size = sizeof(op_clamp_attr),
     .shape = clamp_shape,
     .run = {[AG_CPU] = clamp_cpu},
     .grad = clamp_grad,
@@ -215,7 +202,7 @@ static ag_status clamp_backward_shape(ag_call *call)
 
 static ag_status clamp_backward_kernel(ag_call *call, const op_floats *f)
 {
-    const clamp_attr *a = call->attr;
+    const op_clamp_attr *a = call->attr;
 
     cpu_clamp_grad(f->out[0], f->in[0], f->in[1], (float)a->low, (float)a->high,
                    ag_numel(call->out[0]), op_threads(call), op_isa(call));
@@ -238,7 +225,7 @@ static void clamp_backward_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d,
 const ag_op ag_op_clamp_backward = {
     .name = "clamp_backward",
     .n_in = 2,
-    .attr_size = sizeof(clamp_attr),
+    .attr_size = sizeof(op_clamp_attr),
     .shape = clamp_backward_shape,
     .run = {[AG_CPU] = clamp_backward_cpu},
     .grad = clamp_backward_grad,
@@ -248,5 +235,5 @@ const ag_op ag_op_clamp_backward = {
 
 ag_tensor *ag_clamp(ag_ctx *ctx, ag_tensor *x, double low, double high)
 {
-    return ag_apply(ctx, &ag_op_clamp, &x, &(clamp_attr){low, high});
+    return ag_apply(ctx, &ag_op_clamp, &x, &(op_clamp_attr){low, high});
 }

@@ -12,17 +12,13 @@
  * Dtypes  x f32 or bf16; y as x. Keeps  the filter.
  */
 #include "autograd/cpu/image.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
-typedef struct upfirdn_attr {
-    int up, down, top, bottom, left, right;
-    int flip; /* use the filter turned round */
-} upfirdn_attr;
-
 static cpu_upfirdn settings(const ag_call *call)
 {
-    const upfirdn_attr *a = call->attr;
+    const op_upfirdn_attr *a = call->attr;
     const ag_tensor *filter = call->in[1];
 
     return (cpu_upfirdn){a->up,  a->down,   ag_dim(filter, 0), ag_dim(filter, 1),
@@ -31,7 +27,7 @@ static cpu_upfirdn settings(const ag_call *call)
 
 static ag_status upfirdn_shape(ag_call *call)
 {
-    const upfirdn_attr *a = call->attr;
+    const op_upfirdn_attr *a = call->attr;
     const ag_tensor *x = call->in[0], *filter = call->in[1];
     int64_t h, w;
 
@@ -55,7 +51,7 @@ static ag_status upfirdn_shape(ag_call *call)
 
 static size_t flip_scratch(const ag_call *call)
 {
-    return ((const upfirdn_attr *)call->attr)->flip ? op_round_scratch(ag_nbytes(call->in[1])) : 0;
+    return ((const op_upfirdn_attr *)call->attr)->flip ? op_round_scratch(ag_nbytes(call->in[1])) : 0;
 }
 
 static ag_status upfirdn_kernel(ag_call *call, const op_floats *f)
@@ -85,7 +81,7 @@ static ag_status upfirdn_cpu(ag_call *call)
 
 static void upfirdn_cost(const ag_call *call, ag_cost *cost)
 {
-    const double up = ((const upfirdn_attr *)call->attr)->up;
+    const double up = ((const op_upfirdn_attr *)call->attr)->up;
 
     cost->flops = 2.0 * (double)ag_numel(call->out[0]) * (double)ag_numel(call->in[1]) / (up * up);
     cost->scratch = op_run_f32_scratch(call) + flip_scratch(call);
@@ -93,9 +89,9 @@ static void upfirdn_cost(const ag_call *call, ag_cost *cost)
 
 static void upfirdn_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const upfirdn_attr *a = node->attr;
+    const op_upfirdn_attr *a = node->attr;
     const ag_tensor *x = node->in[0], *filter = node->in[1], *y = node->out[0];
-    upfirdn_attr adjoint = {.up = a->down, .down = a->up, .flip = !a->flip};
+    op_upfirdn_attr adjoint = {.up = a->down, .down = a->up, .flip = !a->flip};
 
     if (node->wants[1]) {
         ag_fail(ctx, AG_EUNSUPPORTED, "upfirdn2d: the filter is a constant and has no gradient");
@@ -117,7 +113,7 @@ static unsigned upfirdn_saves(const ag_node *node)
 const ag_op ag_op_upfirdn2d = {
     .name = "upfirdn2d",
     .n_in = 2,
-    .attr_size = sizeof(upfirdn_attr),
+    .attr_size = sizeof(op_upfirdn_attr),
     .shape = upfirdn_shape,
     .run = {[AG_CPU] = upfirdn_cpu},
     .grad = upfirdn_grad,
@@ -129,6 +125,6 @@ ag_tensor *ag_upfirdn2d(ag_ctx *ctx, ag_tensor *x, ag_tensor *filter, int up, in
                         int bottom, int left, int right)
 {
     return ag_apply(ctx, &ag_op_upfirdn2d, (ag_tensor *[]){x, filter},
-                    &(upfirdn_attr){.up = up, .down = down, .top = top, .bottom = bottom,
+                    &(op_upfirdn_attr){.up = up, .down = down, .top = top, .bottom = bottom,
                                     .left = left, .right = right});
 }

@@ -1,0 +1,58 @@
+/* cuda.h - the seam between autograd and its CUDA back end. For files in autograd/ only.
+ *
+ * The back end (autograd/cuda/) is one table, so that the same objects can be linked with it, with
+ * nothing, or with the stand-ins of tests/cuda_host/: a program decides at its last step. Kernels
+ * stand in a table of their own there and not in ag_op.run for the same reason.
+ */
+#ifndef AG_CUDA_H
+#define AG_CUDA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "autograd/op.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct ag_cuda ag_cuda;             /* a device as one context sees it: stream, libraries */
+typedef struct ag_cuda_range ag_cuda_range; /* reserved device addresses */
+
+typedef struct ag_cuda_kernel {
+    const ag_op *op;
+    ag_kernel run;                          /* queues; never waits */
+    size_t (*scratch)(const ag_call *call); /* what run() takes by ag_scratch(); NULL: nothing */
+} ag_cuda_kernel;
+
+typedef struct ag_cuda_api {
+    /* NULL with the context failed (AG_EDEVICE, AG_ENOMEM) when there is no usable device. */
+    ag_cuda *(*open)(ag_ctx *ctx);
+    void (*close)(ag_cuda *cuda); /* waits; NULL is fine */
+
+    const ag_cuda_kernel *(*kernel)(const ag_op *op); /* NULL: none yet */
+
+    /* In the order of the stream. `from` may be reused when write returns; read waits. */
+    ag_status (*write)(ag_cuda *cuda, void *to, const void *from, size_t bytes);
+    ag_status (*read)(ag_cuda *cuda, void *to, const void *from, size_t bytes);
+    ag_status (*wait)(ag_cuda *cuda); /* until all that was queued is done; tells what failed in it */
+
+    /* Addresses without memory. NULL without a message when refused. */
+    ag_cuda_range *(*reserve)(ag_cuda *cuda, size_t bytes);
+    void (*release)(ag_cuda_range *range); /* NULL is fine */
+    void *(*address)(const ag_cuda_range *range);
+    /* Put memory behind [from, to) where there is none; false when the device has no more. */
+    bool (*map)(ag_cuda_range *range, size_t from, size_t to);
+    /* Give back what lies wholly inside [from, to). Waits for the stream. */
+    void (*unmap)(ag_cuda_range *range, size_t from, size_t to);
+    size_t (*mapped)(const ag_cuda_range *range); /* bytes of memory behind it */
+} ag_cuda_api;
+
+/* NULL in a program that was built without CUDA. */
+const ag_cuda_api *ag_cuda_built(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* AG_CUDA_H */
