@@ -13,11 +13,13 @@ typedef struct options {
     int recipe;
 } options;
 
-static const char *const RECIPES[] = {"specialize", NULL};
+enum { SPECIALIZE, PERSONALIZE };
+static const char *const RECIPES[] = {"specialize", "personalize", NULL};
 
 static const cli_flag FLAGS[] = {
     {.name = "recipe", .kind = CLI_CHOICE, .offset = offsetof(options, recipe), .choices = RECIPES,
-     .fallback = "specialize", .help = "whose loss"},
+     .fallback = "specialize", .help = "whose loss: personalize has contrast with prior preservation, specialize has "
+                                      "it when --contrast_weight is given"},
     {0},
 };
 
@@ -27,6 +29,7 @@ static const cli_group GROUPS[] = {{"files", probe_file_flags, offsetof(options,
                                    {"the data", cli_data_flags, offsetof(options, train)},
                                    {"the run", cli_run_flags, offsetof(options, train)},
                                    {"what is learned", cli_objective_flags, offsetof(options, train)},
+                                   {"prior preservation", cli_prior_flags, offsetof(options, train)},
                                    {"the optimizer", cli_optimizer_flags, offsetof(options, train)},
                                    {"the machine", cli_device_flags, offsetof(options, common.device)},
                                    {"without effect", cli_unused_flags, offsetof(options, unused)},
@@ -36,7 +39,8 @@ static const cli_syntax SYNTAX = {
     .command = "probe train",
     .usage = "--model DIR --in IN --out OUT [training flags]",
     .summary = "latents, noise [K,R,4,h,w], timesteps [K,R], input_ids [K,R,77] -> loss, grad_norm, lr [K] and the trained "
-               "values after update K; with --ema_decay their averages too, as ema.<name>. Flags of data and output have "
+               "values after update K; with --with_prior_preservation the first R/2 rows are instances and the rest the "
+               "class; with --ema_decay their averages too, as ema.<name>. Flags of data and output have "
                "no effect here; --max_train_steps is K when it is not given, --mixed_precision no.",
     .groups = GROUPS,
     .nothing_required = true,
@@ -136,6 +140,8 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
         return ag_fail(ctx, AG_EINVAL, "--%s is required", !path ? "model" : !o->common.in ? "in" : "out");
     if (!cli_given(parsed, "max_train_steps"))
         how.max_train_steps = 0;
+    if (o->recipe == SPECIALIZE && !cli_given(parsed, "contrast_weight"))
+        how.contrast_weight = 0.0;
     if (!cli_given(parsed, "mixed_precision"))
         how.mixed_precision = TRAIN_PRECISION_NO;
     if (probe_in_open(&in, ctx, o->common.in) == AG_OK &&

@@ -111,6 +111,17 @@ const cli_flag cli_objective_flags[] = {
     {0},
 };
 
+const cli_flag cli_prior_flags[] = {
+    {.name = "with_prior_preservation", .kind = CLI_SWITCH, .offset = AT(with_prior_preservation),
+     .help = "learn from pictures of other people beside, so that not every face becomes this one"},
+    {.name = "prior_loss_weight", .kind = CLI_REAL, .offset = AT(prior_loss_weight), .value = "W", .fallback = "1.0",
+     .low = 0, .high = 1e6, .help = "of the other people's half of the loss"},
+    {.name = "contrast_weight", .kind = CLI_REAL, .offset = AT(contrast_weight), .value = "W", .fallback = "0.1",
+     .low = 0, .high = 1e6,
+     .help = "of SelfAge's contrastive term, in each half; only with prior preservation, and nothing at batch size 1"},
+    {0},
+};
+
 const cli_flag cli_optimizer_flags[] = {
     {.name = "optimizer", .kind = CLI_CHOICE, .offset = AT(optimizer), .choices = opt_kind_names,
      .fallback = "adamw", .help = "which one"},

@@ -10,6 +10,7 @@ extern const cli_flag cli_model_flags[];        /* which model */
 extern const cli_flag cli_data_flags[];         /* pictures, ages, prompts */
 extern const cli_flag cli_run_flags[];          /* output, length, batches, checkpoints, seed */
 extern const cli_flag cli_objective_flags[];    /* what is trained, and the loss */
+extern const cli_flag cli_prior_flags[];        /* prior preservation and contrast */
 extern const cli_flag cli_optimizer_flags[];    /* rate, schedule, AdamW, clipping */
 
 /* Flags of the original programs that do nothing here. They are taken, so that published commands run,

@@ -80,7 +80,8 @@ NOISE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_
 
 DEFAULTS = dict(model="sd1", rows=2, height=6, width=10, prediction="epsilon", zero_snr=False, text=False,
                 lr=1e-3, schedule="constant", warmup=0, total=K, cycles=1, power=1.0, rules=None, beta1=0.9,
-                beta2=0.999, decay=1e-2, eps=1e-8, clip=1.0, snr_gamma=0.0, loss="l2", huber_c=0.1, ema=0.0)
+                beta2=0.999, decay=1e-2, eps=1e-8, clip=1.0, snr_gamma=0.0, loss="l2", huber_c=0.1, ema=0.0,
+                prior=None, contrast=0.0)
 CASES = {
     "sd1": {},
     "sd2_v": dict(model="sd2", prediction="v_prediction"),
@@ -103,6 +104,9 @@ CASES = {
     "no_clip": dict(clip=0.0, eps=1e-3),
     "adam": dict(decay=0.5, beta1=0.8, beta2=0.95, eps=1e-4),
     "one_row": dict(rows=1),
+    "prior": dict(rows=4, prior=0.7),
+    "prior_snr": dict(rows=4, prior=0.7, snr_gamma=5.0),
+    "prior_contrast": dict(rows=6, prior=1.0, contrast=0.1),
 }
 VALUES = ["unet.conv_in.weight", "unet.conv_out.bias", "unet.time_embedding.linear_1.weight",
           "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight",
@@ -122,6 +126,20 @@ def row_losses(prediction, target, c):
     else:
         e = 2 * (torch.sqrt(d**2 + c["huber_c"]**2) - c["huber_c"])
     return e.mean(dim=(1, 2, 3))
+
+
+def nt_xent(prediction, target, tau=0.5):
+    """NT-Xent of rows of vectors [B, P], a prediction's positive being its target."""
+    B = len(prediction)
+    z = torch.cat([prediction, target])
+    s = torch.nn.functional.cosine_similarity(z[:, None], z[None], dim=2, eps=1e-8) / tau
+    s = s.masked_fill(torch.eye(2 * B, dtype=torch.bool), float("-inf"))
+    return torch.nn.functional.cross_entropy(s, (torch.arange(2 * B) + B) % (2 * B))
+
+
+def contrast(prediction, target):
+    return torch.stack([nt_xent(prediction[:, c].flatten(1), target[:, c].flatten(1))
+                        for c in range(prediction.shape[1])]).mean()
 
 
 def run(case, dtype):
@@ -156,11 +174,19 @@ def run(case, dtype):
         target = noise[k] if c["prediction"] == "epsilon" else scheduler.get_velocity(latents[k], noise[k], t)
         with torch.set_grad_enabled(c["text"]):
             context = text(input_ids=ids[k]).last_hidden_state
-        loss = row_losses(unet(x, t, encoder_hidden_states=context).sample, target, c)
+        prediction = unet(x, t, encoder_hidden_states=context).sample
+        loss = row_losses(prediction, target, c)
+        half = R // 2 if c["prior"] is not None else R
         if c["snr_gamma"]:
             snr = compute_snr(scheduler, t).to(dtype)
             weight = torch.minimum(snr, torch.full_like(snr, c["snr_gamma"]))
-            loss = loss * (weight / (snr if c["prediction"] == "epsilon" else snr + 1))
+            weight = weight / (snr if c["prediction"] == "epsilon" else snr + 1)
+            weight[half:] = 1
+            loss = loss * weight
+        if c["prior"] is not None:
+            halves = [loss[rows].mean() + c["contrast"] * contrast(prediction[rows], target[rows])
+                      for rows in (slice(half), slice(half, R))]
+            loss = halves[0] + c["prior"] * halves[1]
         loss = loss.mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(params, c["clip"] if c["clip"] > 0 else float("inf"))

@@ -13,7 +13,7 @@
 #include "train/diffusion.h"
 #include "train/given.h"
 
-enum { K = 10, MAX_ROWS = 3, N_TOKENS = 77 };
+enum { K = 10, N_TOKENS = 77 };
 
 /* One thread: the models are so small that threads would do nothing but wait for each other. */
 static ag_ctx *one_thread(void)
@@ -85,6 +85,13 @@ static const given_case CASES[] = {
      .options =
          {.adam_weight_decay = 0.5, .adam_beta1 = 0.8, .adam_beta2 = 0.95, .adam_epsilon = 1e-4}},
     {.name = "one_row", .rows = 1},
+    {.name = "prior", .rows = 4, .options = {.with_prior_preservation = true, .prior_loss_weight = 0.7}},
+    {.name = "prior_snr",
+     .rows = 4,
+     .options = {.with_prior_preservation = true, .prior_loss_weight = 0.7, .snr_gamma = 5.0}},
+    {.name = "prior_contrast",
+     .rows = 6,
+     .options = {.with_prior_preservation = true, .prior_loss_weight = 1.0, .contrast_weight = 0.1}},
 };
 enum { N_CASES = sizeof CASES / sizeof *CASES };
 

@@ -29,39 +29,60 @@ static ag_tensor *masked_loss(ag_ctx *ctx, const train_diffusion *d, ag_tensor *
     return ag_sum(ctx, ag_mul(ctx, ag_reshape(ctx, errors, 2, places), m), 1u << 1, false);
 }
 
-ag_tensor *train_diffusion_loss(ag_ctx *ctx, const train_diffusion *diffusion, const train_rows *rows)
+static ag_status check_rows(ag_ctx *ctx, const train_diffusion *d, const train_rows *rows)
 {
-    float signal[TRAIN_MAX_ROWS], sigma[TRAIN_MAX_ROWS], times[TRAIN_MAX_ROWS], weights[TRAIN_MAX_ROWS];
+    if (rows->n < 1 || rows->n > TRAIN_MAX_ROWS)
+        return ag_fail(ctx, AG_EINVAL, "a batch of %lld rows: wanted 1 to %d", (long long)rows->n, TRAIN_MAX_ROWS);
+    for (int64_t i = 0; i < rows->n; i++)
+        if (rows->timesteps[i] < 0 || rows->timesteps[i] >= d->noise->n)
+            return ag_fail(ctx, AG_EINVAL, "timestep %lld of row %lld: the schedule has 0 to %lld",
+                           (long long)rows->timesteps[i], (long long)i, (long long)d->noise->n - 1);
+    return ag_status_of(ctx);
+}
+
+ag_status train_diffusion_predict(train_predicted *out, ag_ctx *ctx, const train_diffusion *d, const train_rows *rows)
+{
+    float signal[TRAIN_MAX_ROWS], sigma[TRAIN_MAX_ROWS], times[TRAIN_MAX_ROWS];
     const int64_t n = rows->n;
     const ag_scope scope = ag_scope_open(ctx);
-    ag_tensor *signal_t, *sigma_t, *t, *x, *target, *prediction, *loss;
+    ag_tensor *signal_t, *sigma_t, *t, *x, *kept[2];
 
-    if (n < 1 || n > TRAIN_MAX_ROWS) {
-        ag_fail(ctx, AG_EINVAL, "a batch of %lld rows: wanted 1 to %d", (long long)n, TRAIN_MAX_ROWS);
-        return NULL;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        if (rows->timesteps[i] < 0 || rows->timesteps[i] >= diffusion->noise->n) {
-            ag_fail(ctx, AG_EINVAL, "timestep %lld of row %lld: the schedule has 0 to %lld",
-                    (long long)rows->timesteps[i], (long long)i, (long long)diffusion->noise->n - 1);
-            return NULL;
-        }
+    if (check_rows(ctx, d, rows) != AG_OK)
+        return ag_status_of(ctx);
+    for (int64_t i = 0; i < n; i++)
         times[i] = (float)rows->timesteps[i];
-        weights[i] = diffusion->snr_gamma > 0.0
-                         ? (float)pipe_noise_min_snr(diffusion->noise, rows->timesteps[i], diffusion->snr_gamma)
-                         : 1.0f;
-    }
-    pipe_noise_rows(diffusion->noise, rows->timesteps, n, signal, sigma);
+    pipe_noise_rows(d->noise, rows->timesteps, n, signal, sigma);
     signal_t = ag_from_f32(ctx, signal, 1, &n);
     sigma_t = ag_from_f32(ctx, sigma, 1, &n);
     t = ag_from_f32(ctx, times, 1, &n);
 
     x = pipe_noise_add(ctx, rows->latents, rows->noise, signal_t, sigma_t);
-    target = pipe_noise_target(ctx, diffusion->noise, rows->latents, rows->noise, signal_t, sigma_t);
-    prediction = nn_unet_forward(ctx, diffusion->unet, x, t, rows->context, &diffusion->unet_options);
-    loss = rows->mask ? masked_loss(ctx, diffusion, prediction, target, rows->mask, n)
-                      : ag_row_loss(ctx, diffusion->loss_kind, prediction, target, diffusion->huber_c);
-    if (diffusion->snr_gamma > 0.0)
-        loss = ag_mul(ctx, loss, ag_from_f32(ctx, weights, 1, &n));
-    return ag_scope_close(ctx, scope, loss);
+    kept[1] = pipe_noise_target(ctx, d->noise, rows->latents, rows->noise, signal_t, sigma_t);
+    kept[0] = nn_unet_forward(ctx, d->unet, x, t, rows->context, &d->unet_options);
+    ag_scope_close_keep(ctx, scope, kept, 2);
+    *out = (train_predicted){.prediction = kept[0], .target = kept[1]};
+    return ag_status_of(ctx);
+}
+
+ag_tensor *train_diffusion_rows(ag_ctx *ctx, const train_diffusion *d, const train_rows *rows, const train_predicted *p,
+                                int64_t n_snr)
+{
+    float weights[TRAIN_MAX_ROWS];
+    ag_tensor *loss = rows->mask ? masked_loss(ctx, d, p->prediction, p->target, rows->mask, rows->n)
+                                 : ag_row_loss(ctx, d->loss_kind, p->prediction, p->target, d->huber_c);
+
+    if (d->snr_gamma <= 0.0)
+        return loss;
+    for (int64_t i = 0; i < rows->n; i++)
+        weights[i] = i < n_snr ? (float)pipe_noise_min_snr(d->noise, rows->timesteps[i], d->snr_gamma) : 1.0f;
+    return ag_mul(ctx, loss, ag_from_f32(ctx, weights, 1, &rows->n));
+}
+
+ag_tensor *train_diffusion_loss(ag_ctx *ctx, const train_diffusion *diffusion, const train_rows *rows)
+{
+    train_predicted predicted;
+
+    if (train_diffusion_predict(&predicted, ctx, diffusion, rows) != AG_OK)
+        return NULL;
+    return train_diffusion_rows(ctx, diffusion, rows, &predicted, rows->n);
 }

@@ -38,7 +38,19 @@ typedef struct train_diffusion {
 void train_diffusion_init(train_diffusion *out, const train_options *options, const nn_unet *unet,
                           const pipe_noise *noise);
 
-/* The weighted loss of each row, f32 [n]:
+/* What the network said of a batch and what it should have said, f32 [n,h,w,C]. */
+typedef struct train_predicted {
+    ag_tensor *prediction, *target;
+} train_predicted;
+
+/* Run the network on x_t = sqrt(abar_t) z + sqrt(1-abar_t) n. AG_EINVAL for a timestep outside the schedule. */
+ag_status train_diffusion_predict(train_predicted *out, ag_ctx *ctx, const train_diffusion *diffusion,
+                                  const train_rows *rows);
+/* The loss of each row, f32 [n]; the first n_snr rows have min-SNR's weight. */
+ag_tensor *train_diffusion_rows(ag_ctx *ctx, const train_diffusion *diffusion, const train_rows *rows,
+                                const train_predicted *predicted, int64_t n_snr);
+
+/* Both at once, the weighted loss of each row, f32 [n]:
  *   x_t = sqrt(abar_t) z + sqrt(1-abar_t) n;  w_t mean((U(x_t, t, c) - target)^2)
  * With a mask m the mean is sum(m e) / sum(m) over the places of a row, e a place's mean over channels: a
  * small face weighs as much as a large one. A row whose mask is 0 everywhere has the loss 0. AG_EINVAL for a timestep outside the schedule. */

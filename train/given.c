@@ -5,8 +5,8 @@
 
 #include "autograd/grad.h"
 #include "autograd/ops.h"
-#include "train/diffusion.h"
 #include "train/nonfinite.h"
+#include "train/objective.h"
 #include "train/precision.h"
 
 typedef struct run {
@@ -15,6 +15,7 @@ typedef struct run {
     bool trains_text;
     pipe_noise noise;
     train_diffusion diffusion;
+    train_objective objective;
     nn_clip_options text_options;
     train_state *state;
 } run;
@@ -73,8 +74,9 @@ static ag_tensor *loss_of(ag_ctx *ctx, void *user)
                              .noise = rows_of(ctx, g, g->noise, u->k),
                              .timesteps = g->timesteps + u->k * g->n_rows,
                              .context = contexts_of(ctx, u->r, u->k)};
+    ag_tensor *unused;
 
-    return ag_mean(ctx, train_diffusion_loss(ctx, &u->r->diffusion, &rows), AG_ALL_AXES, false);
+    return train_objective_loss(ctx, &u->r->objective, &u->r->diffusion, &rows, &unused);
 }
 
 static ag_status one_update(ag_ctx *ctx, const run *r, int64_t k, double *loss, double *grad_norm,
@@ -137,6 +139,7 @@ ag_status train_given_run(ag_ctx *ctx, pipe_model *model, const train_options *o
         pipe_noise_init(&r->noise, ctx, &model->schedule) == AG_OK &&
         make_state(ctx, r, options) == AG_OK) {
         train_diffusion_init(&r->diffusion, options, model->unet, &r->noise);
+        train_objective_init(&r->objective, options);
         r->diffusion.unet_options.compute = compute;
         r->text_options =
             (nn_clip_options){.checkpointing = options->gradient_checkpointing, .compute = compute};

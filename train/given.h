@@ -1,9 +1,10 @@
 /* given.h - updates whose every draw is given: what `agewright probe train` and tests compare with
  * other programs.
  *
- * The recipe is specialize's (train/specialize.h) without its data: rows of latents, noise,
- * timesteps and token ids come from outside, one batch an update; everything after that (loss,
- * gradients, clipping, optimizer, schedule, average) is the code that a training run uses.
+ * The recipe is specialize's (train/specialize.h) or personalize's without its data: rows of latents,
+ * noise, timesteps and token ids come from outside, one batch an update (with prior preservation the
+ * instances, then as many rows of the class); everything after that (loss, gradients, clipping,
+ * optimizer, schedule, average) is the code that a training run uses.
  */
 #ifndef TRAIN_GIVEN_H
 #define TRAIN_GIVEN_H

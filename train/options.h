@@ -61,6 +61,8 @@ typedef struct train_options {
     double huber_c;
     double ema_decay;    /* 0: off */
     int prediction_type; /* a train_prediction */
+    bool with_prior_preservation;
+    double prior_loss_weight, contrast_weight;
 
     /* how */
     int optimizer; /* an opt_kind */

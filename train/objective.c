@@ -1,0 +1,46 @@
+/* objective.c - see objective.h. */
+#include "train/objective.h"
+
+#include "autograd/ops.h"
+#include "train/contrast.h"
+
+void train_objective_init(train_objective *out, const train_options *options)
+{
+    *out = (train_objective){.with_prior = options->with_prior_preservation,
+                             .prior_loss_weight = options->prior_loss_weight,
+                             .contrast_weight = options->contrast_weight};
+}
+
+/* Rows first .. first + n - 1. */
+static ag_tensor *half_loss(ag_ctx *ctx, const train_objective *o, const train_predicted *p, ag_tensor *row_losses,
+                            int64_t first, int64_t n)
+{
+    ag_tensor *loss = ag_mean(ctx, ag_slice(ctx, row_losses, 0, first, n), AG_ALL_AXES, false), *contrast;
+
+    if (o->contrast_weight <= 0.0)
+        return loss;
+    contrast = train_contrast(ctx, ag_slice(ctx, p->prediction, 0, first, n), ag_slice(ctx, p->target, 0, first, n),
+                              TRAIN_CONTRAST_TAU);
+    return ag_add(ctx, loss, ag_scale(ctx, contrast, o->contrast_weight));
+}
+
+ag_tensor *train_objective_loss(ag_ctx *ctx, const train_objective *objective, const train_diffusion *diffusion,
+                                const train_rows *rows, ag_tensor **row_losses)
+{
+    const int64_t half = rows->n / 2;
+    train_predicted p;
+    ag_tensor *instances, *classes;
+
+    if (objective->with_prior && rows->n % 2) {
+        ag_fail(ctx, AG_ESHAPE, "prior preservation: a batch of %lld rows has no halves", (long long)rows->n);
+        return NULL;
+    }
+    if (train_diffusion_predict(&p, ctx, diffusion, rows) != AG_OK)
+        return NULL;
+    *row_losses = train_diffusion_rows(ctx, diffusion, rows, &p, objective->with_prior ? half : rows->n);
+    if (!objective->with_prior)
+        return ag_mean(ctx, *row_losses, AG_ALL_AXES, false);
+    instances = half_loss(ctx, objective, &p, *row_losses, 0, half);
+    classes = half_loss(ctx, objective, &p, *row_losses, half, half);
+    return ag_add(ctx, instances, ag_scale(ctx, classes, objective->prior_loss_weight));
+}
