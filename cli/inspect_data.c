@@ -1,50 +1,33 @@
 /* inspect_data.c - pictures and their ages; see inspect.h. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
 #include "cli/inspect.h"
+#include "data/age_groups.h"
 #include "data/ages.h"
 #include "data/dataset.h"
 #include "data/npy.h"
 
 /* --- ages ------------------------------------------------------------------------------------- */
 
-/* FFHQ-Aging's groups, by the years they begin with. */
-static const struct {
-    const char *name;
-    float from;
-} GROUPS[] = {{"0-2", 0},    {"3-6", 3},    {"7-9", 7},    {"10-14", 10}, {"15-19", 15},
-              {"20-29", 20}, {"30-39", 30}, {"40-49", 40}, {"50-69", 50}, {"70-120", 70}};
-enum { N_GROUPS = sizeof GROUPS / sizeof *GROUPS };
-
-static int group_of(float age)
+static void describe_ages(json_t *root, const data_age_stats *stats)
 {
-    int g = N_GROUPS - 1;
-
-    while (g > 0 && age < GROUPS[g].from)
-        g--;
-    return g;
-}
-
-static void describe_ages(json_t *root, const float *ages, int64_t n)
-{
-    int64_t counts[N_GROUPS] = {0};
-    float low = 0.0f, high = 0.0f;
     json_t *groups = json_object();
 
-    for (int64_t i = 0; i < n; i++) {
-        counts[group_of(ages[i])]++;
-        low = i == 0 || ages[i] < low ? ages[i] : low;
-        high = i == 0 || ages[i] > high ? ages[i] : high;
-    }
-    for (int g = 0; g < N_GROUPS; g++)
-        inspect_set(groups, GROUPS[g].name, json_integer(counts[g]));
-    if (n > 0) {
-        inspect_set(root, "youngest", json_real((double)low));
-        inspect_set(root, "oldest", json_real((double)high));
+    for (int g = 0; g < DATA_AGE_GROUPS; g++)
+        inspect_set(groups, data_age_group_name(g), json_integer(stats->groups[g]));
+    if (stats->n > 0) {
+        inspect_set(root, "youngest", json_real((double)stats->youngest));
+        inspect_set(root, "oldest", json_real((double)stats->oldest));
+        inspect_set(root, "mean_age", json_real(stats->sum / (double)stats->n));
     }
     inspect_set(root, "age_groups", groups);
+    if (stats->n_female + stats->n_male > 0) {
+        inspect_set(root, "female", json_integer(stats->n_female));
+        inspect_set(root, "male", json_integer(stats->n_male));
+    }
 }
 
 static const char *source_name(data_ages_source source)
@@ -63,6 +46,8 @@ static void describe_table(json_t *root, const data_ages *ages)
         inspect_set(root, "first_left_out", json_string(ages->first_bad));
     if (ages->n_duplicates)
         inspect_set(root, "rows_replaced", json_integer(ages->n_duplicates));
+    if (ages->n_unreadable)
+        inspect_set(root, "unreadable_ages", json_integer(ages->n_unreadable));
 }
 
 /* An array that holds no labels: what it is all the same. */
@@ -89,6 +74,7 @@ static ag_status describe_array(ag_ctx *ctx, json_t *root, const char *path)
 ag_status inspect_labels(ag_ctx *ctx, json_t *root, const char *path)
 {
     data_ages ages = {0};
+    data_age_stats stats = {0};
     const char *dot = strrchr(path, '.');
     const bool is_csv = dot && strcasecmp(dot, ".csv") == 0;
 
@@ -97,7 +83,10 @@ ag_status inspect_labels(ag_ctx *ctx, json_t *root, const char *path)
     if (data_ages_open(&ages, ctx, path) == AG_OK) {
         inspect_set(root, "kind", json_string(source_name(ages.source)));
         describe_table(root, &ages);
-        describe_ages(root, ages.ages, ages.n);
+        for (int64_t i = 0; i < ages.n; i++)
+            if (!isnan(ages.ages[i]))
+                data_age_stats_add(&stats, ages.ages[i], ages.genders[i]);
+        describe_ages(root, &stats);
     } else if (!is_csv && ag_status_of(ctx) != AG_ENOMEM) { /* an array of something else */
         inspect_set(root, "no_labels", json_string(ag_message(ctx)));
         ag_clear(ctx);
@@ -159,27 +148,22 @@ static void look_at(look *l, ag_ctx *ctx, const data_item *item)
 }
 
 /* The ages of the pictures that have one; how many have none. */
-static ag_status join_ages(ag_ctx *ctx, json_t *root, const data_set *set, const data_ages *ages)
+static void join_ages(json_t *root, const data_set *set, const data_ages *ages)
 {
-    float *known = ag_new(ctx, (size_t)set->n, sizeof *known, "ages");
-    int64_t n = 0, n_without = 0;
+    data_age_stats stats = {0};
 
-    for (int64_t i = 0; known && i < set->n; i++) {
+    for (int64_t i = 0; i < set->n; i++) {
         const int64_t k = data_ages_find(ages, set->items[i].name);
 
-        if (k >= 0)
-            known[n++] = ages->ages[k];
-        else if (n_without++ == 0)
+        if (k >= 0 && !isnan(ages->ages[k]))
+            data_age_stats_add(&stats, ages->ages[k], ages->genders[k]);
+        else if (!json_object_get(root, "first_without_age"))
             inspect_set(root, "first_without_age", json_string(set->items[i].name));
     }
-    if (known) {
-        inspect_set(root, "ages_from", json_string(source_name(ages->source)));
-        describe_table(root, ages);
-        inspect_set(root, "pictures_without_age", json_integer(n_without));
-        describe_ages(root, known, n);
-    }
-    ag_delete(known);
-    return ag_status_of(ctx);
+    inspect_set(root, "ages_from", json_string(source_name(ages->source)));
+    describe_table(root, ages);
+    inspect_set(root, "pictures_without_age", json_integer(set->n - stats.n));
+    describe_ages(root, &stats);
 }
 
 static void describe_look(json_t *root, const look *l)
@@ -219,11 +203,9 @@ ag_status inspect_pictures(ag_ctx *ctx, json_t *root, const char *path, const ch
     describe_look(root, &l);
     if (ages_path) {
         if (data_ages_open(&ages, ctx, ages_path) == AG_OK)
-            join_ages(ctx, root, &set, &ages);
-    } else if (data_ages_from_names(&ages, ctx, path) == AG_OK) {
-        join_ages(ctx, root, &set, &ages);
-    } else if (ag_status_of(ctx) != AG_ENOMEM) {
-        ag_clear(ctx); /* names without ages are nothing wrong */
+            join_ages(root, &set, &ages);
+    } else if (data_ages_from_names(&ages, ctx, path) == AG_OK && ages.n_unreadable == 0) {
+        join_ages(root, &set, &ages); /* names without ages are nothing wrong */
     }
 out:
     data_ages_close(&ages);

@@ -136,6 +136,7 @@ static ag_status ages(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     else
         data_ages_from_names(&table, ctx, o->image_dir);
     if (ag_status_of(ctx) == AG_OK &&
+        data_ages_check(&table, ctx, o->ages ? o->ages : o->image_dir) == AG_OK &&
         probe_out_add(&out, ctx, "age", DATA_F32, 1, &table.n, table.ages) == AG_OK &&
         probe_out_write(&out, ctx, o->common.out) == AG_OK)
         for (int64_t i = 0; i < table.n; i++)

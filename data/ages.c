@@ -3,33 +3,19 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "data/age_groups.h"
 #include "data/csv.h"
 #include "data/dataset.h"
 #include "data/npy.h"
 
-/* FFHQ-Aging's groups and the age FADING's first release gave to each. */
-static const struct {
-    const char *group;
-    int age;
-} groups[] = {{"0-2", 1},    {"3-6", 5},    {"7-9", 8},    {"10-14", 12}, {"15-19", 17},
-              {"20-29", 25}, {"30-39", 35}, {"40-49", 45}, {"50-69", 60}, {"70-120", 80}};
-
 /* Beyond this an age is a typing error; floats hold all below exactly. */
 enum { MAX_AGE = 1000000 };
-
-int data_age_of_group(const char *group)
-{
-    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
-        if (!strcmp(groups[i].group, group))
-            return groups[i].age;
-    }
-    return -1;
-}
 
 /* A whole number as Python's int() takes it: blanks around, one sign, digits. */
 static bool parse_int(int64_t *value, const char *text)
@@ -73,8 +59,12 @@ void data_ages_close(data_ages *ages)
         return;
     for (int64_t i = 0; ages->names && i < ages->n; i++)
         ag_delete(ages->names[i]);
+    for (int64_t i = 0; ages->texts && i < ages->n; i++)
+        ag_delete(ages->texts[i]);
     ag_delete(ages->names);
     ag_delete(ages->ages);
+    ag_delete(ages->texts);
+    ag_delete(ages->genders);
     ag_delete(ages->order);
     ag_delete(ages->first_bad);
     *ages = (data_ages){0};
@@ -84,8 +74,61 @@ static ag_status ages_room(data_ages *ages, ag_ctx *ctx, int64_t n)
 {
     ages->names = ag_new(ctx, (size_t)n + 1, sizeof *ages->names, "names of a label table");
     ages->ages = ag_new(ctx, (size_t)n + 1, sizeof *ages->ages, "ages of a label table");
+    ages->texts = ag_new(ctx, (size_t)n + 1, sizeof *ages->texts, "ages of a label table");
+    ages->genders = ag_new(ctx, (size_t)n + 1, sizeof *ages->genders, "genders of a label table");
     ages->order = ag_new(ctx, (size_t)n + 1, sizeof *ages->order, "order of a label table");
-    return ages->names && ages->ages && ages->order ? AG_OK : AG_ENOMEM;
+    return ag_status_of(ctx);
+}
+
+/* Row i has no age but this text; NULL: nothing at all. */
+static ag_status ages_unreadable(data_ages *ages, ag_ctx *ctx, int64_t i, const char *text)
+{
+    ages->ages[i] = NAN;
+    ages->n_unreadable++;
+    ages->texts[i] = text ? ag_strdup(ctx, text) : NULL;
+    return ag_status_of(ctx);
+}
+
+/* --- what is wrong with it ------------------------------------------------------------------- */
+
+enum { MAX_NAMED = 5 };
+
+void data_offenders_add(data_offenders *list, const char *name, const char *found)
+{
+    const size_t used = strlen(list->text);
+    const char *comma = used ? ", " : "";
+
+    if (list->n++ >= MAX_NAMED)
+        return;
+    if (found)
+        snprintf(list->text + used, sizeof list->text - used, "%s%.60s (\"%.30s\")", comma, name, found);
+    else
+        snprintf(list->text + used, sizeof list->text - used, "%s%.60s (none)", comma, name);
+}
+
+const char *data_offenders_end(data_offenders *list)
+{
+    const size_t used = strlen(list->text);
+
+    if (list->n > MAX_NAMED)
+        snprintf(list->text + used, sizeof list->text - used, " and %lld more", (long long)(list->n - MAX_NAMED));
+    return list->text;
+}
+
+ag_status data_ages_check(const data_ages *ages, ag_ctx *ctx, const char *path)
+{
+    data_offenders list = {0};
+
+    for (int64_t i = 0; i < ages->n; i++)
+        if (isnan(ages->ages[i]))
+            data_offenders_add(&list, ages->names[i], ages->texts[i]);
+    if (list.n == 0)
+        return AG_OK;
+    if (ages->source == DATA_AGES_NAMES)
+        return ag_fail(ctx, AG_EDATA, "%s: %lld of %lld file names do not begin with an age, as 34_001.jpg or 34.jpg do: %s",
+                       path, (long long)list.n, (long long)ages->n, data_offenders_end(&list));
+    return ag_fail(ctx, AG_EDATA, "%s: %lld of %lld rows have an age that is not a whole number: %s", path,
+                   (long long)list.n, (long long)ages->n, data_offenders_end(&list));
 }
 
 /* Bytes of a name that count in a look-up. */
@@ -168,9 +211,9 @@ static ag_status ages_from_npy(data_ages *ages, ag_ctx *ctx, const char *path)
         if (!ages->names[i] || !text)
             status = ag_status_of(ctx);
         else if (!parse_int(&age, text))
-            status = ag_fail(ctx, AG_EDATA, "%s: row %lld (%s): age \"%s\" is not a whole number",
-                             path, (long long)i, ages->names[i], text);
-        ages->ages[i] = (float)age;
+            status = ages_unreadable(ages, ctx, i, text);
+        else
+            ages->ages[i] = (float)age;
     }
 out:
     ag_delete(text);
@@ -180,22 +223,28 @@ out:
 
 /* --- .csv ----------------------------------------------------------------------------------- */
 
+typedef struct csv_row {
+    const char *number, *group, *gender;
+    int64_t line;
+} csv_row;
+
 /* A row is found again by its number when a later one has the same: place[] has an entry for each
  * number there can be. */
 static ag_status ages_add_row(data_ages *ages, int64_t *place, ag_ctx *ctx, const char *path,
-                              const char *number, const char *group, int64_t line)
+                              const csv_row *row)
 {
-    const int age = data_age_of_group(group);
+    const int age = data_age_of_group(row->group);
+    const char gender = !strcmp(row->gender, "female") ? 'f' : !strcmp(row->gender, "male") ? 'm' : 0;
     int64_t image;
 
-    if (!parse_int(&image, number) || image < 0)
+    if (!parse_int(&image, row->number) || image < 0)
         return ag_fail(ctx, AG_EDATA,
                        "%s: line %lld: image_number \"%s\", want a whole number of 0 to %d", path,
-                       (long long)line, number, MAX_AGE);
+                       (long long)row->line, row->number, MAX_AGE);
     if (age < 0) {
         ages->n_bad++;
         if (!ages->first_bad) {
-            ages->first_bad = ag_printf(ctx, "line %" PRId64 ": age_group \"%.40s\"", line, group);
+            ages->first_bad = ag_printf(ctx, "line %" PRId64 ": age_group \"%.40s\"", row->line, row->group);
             if (!ages->first_bad)
                 return AG_ENOMEM;
         }
@@ -203,6 +252,7 @@ static ag_status ages_add_row(data_ages *ages, int64_t *place, ag_ctx *ctx, cons
     }
     if (place[image]) {
         ages->ages[place[image] - 1] = (float)age;
+        ages->genders[place[image] - 1] = gender;
         ages->n_duplicates++;
         return AG_OK;
     }
@@ -210,6 +260,7 @@ static ag_status ages_add_row(data_ages *ages, int64_t *place, ag_ctx *ctx, cons
     if (!ages->names[ages->n])
         return AG_ENOMEM;
     ages->ages[ages->n] = (float)age;
+    ages->genders[ages->n] = gender;
     place[image] = ++ages->n;
     return AG_OK;
 }
@@ -218,13 +269,14 @@ static ag_status ages_from_csv(data_ages *ages, ag_ctx *ctx, const char *path)
 {
     data_csv csv = {0};
     int64_t *place = NULL; /* image number -> 1 + row of the table, 0: not there */
-    int col_number, col_group;
+    int col_number, col_group, col_gender;
     ag_status status = data_csv_read(&csv, ctx, path);
 
     if (status != AG_OK)
         return status;
     col_number = data_csv_column(&csv, "image_number");
     col_group = data_csv_column(&csv, "age_group");
+    col_gender = data_csv_column(&csv, "gender");
     if (col_number < 0 || col_group < 0) {
         status = ag_fail(
             ctx, AG_EDATA,
@@ -235,9 +287,14 @@ static ag_status ages_from_csv(data_ages *ages, ag_ctx *ctx, const char *path)
     }
     place = ag_new(ctx, MAX_AGE + 1, sizeof *place, "image numbers of a label table");
     status = place ? ages_room(ages, ctx, csv.n_rows) : AG_ENOMEM;
-    for (int64_t i = 0; i < csv.n_rows && status == AG_OK; i++)
-        status = ages_add_row(ages, place, ctx, path, csv.cells[i * csv.n_cols + col_number],
-                              csv.cells[i * csv.n_cols + col_group], csv.lines[i]);
+    for (int64_t i = 0; i < csv.n_rows && status == AG_OK; i++) {
+        const char *const *cells = csv.cells + i * csv.n_cols;
+        const csv_row row = {.number = cells[col_number],
+                             .group = cells[col_group],
+                             .gender = col_gender >= 0 ? cells[col_gender] : "",
+                             .line = csv.lines[i]};
+        status = ages_add_row(ages, place, ctx, path, &row);
+    }
     if (status == AG_OK && ages->n == 0 && ages->n_bad)
         status =
             ag_fail(ctx, AG_EDATA, "%s: %s, want 0-2, 3-6, 7-9, 10-14, ... 70-120; no row is left",
@@ -294,19 +351,17 @@ ag_status data_ages_from_names(data_ages *ages, ag_ctx *ctx, const char *dir)
         return status;
     status = ages_room(&made, ctx, set.n);
     for (int64_t i = 0; i < set.n && status == AG_OK; i++) {
+        const char *name = set.items[i].name;
         int64_t age = 0;
 
-        if (!data_age_of_name(&age, set.items[i].name)) {
-            status = ag_fail(ctx, AG_EDATA,
-                             "%s: no age in the file name, want one like 34_001.jpg or 34.jpg",
-                             set.items[i].path);
-            break;
-        }
-        made.names[i] = ag_strdup(ctx, set.items[i].name);
-        made.ages[i] = (float)age;
+        made.names[i] = ag_strdup(ctx, name);
         made.n = i + 1;
         if (!made.names[i])
             status = AG_ENOMEM;
+        else if (data_age_of_name(&age, name))
+            made.ages[i] = (float)age;
+        else
+            status = ages_unreadable(&made, ctx, i, NULL);
     }
     data_set_close(&set);
     if (status != AG_OK) {

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -25,12 +26,19 @@ bool data_is_image_name(const char *name)
     return false;
 }
 
+static void item_free(data_item *item)
+{
+    ag_delete(item->path);
+    ag_delete(item->caption);
+    ag_delete(item->mask);
+}
+
 void data_set_close(data_set *set)
 {
     if (!set)
         return;
     for (int64_t i = 0; i < set->n; i++)
-        ag_delete(set->items[i].path);
+        item_free(&set->items[i]);
     ag_delete(set->items);
     *set = (data_set){0};
 }
@@ -44,7 +52,7 @@ static bool is_kind(const char *path, bool folder)
     return stat(path, &info) == 0 && (folder ? S_ISDIR(info.st_mode) : S_ISREG(info.st_mode));
 }
 
-static ag_status set_add(data_set *set, int64_t *room, ag_ctx *ctx, char *path)
+static ag_status set_add(data_set *set, int64_t *room, ag_ctx *ctx, char *path, int64_t repeats)
 {
     if (set->n == *room) {
         const int64_t more = *room ? 2 * *room : 64;
@@ -58,18 +66,27 @@ static ag_status set_add(data_set *set, int64_t *room, ag_ctx *ctx, char *path)
         set->items = items;
         *room = more;
     }
-    set->items[set->n++] = (data_item){.path = path, .name = strrchr(path, '/') + 1, .age = -1.0f};
+    set->items[set->n++] =
+        (data_item){.path = path, .name = strrchr(path, '/') + 1, .age = -1.0f, .repeats = repeats};
     return AG_OK;
 }
 
-static bool is_thousand(const char *name)
+/* What is looked for in a folder. */
+typedef enum layout { PICTURES, THOUSANDS, REPEATED, N_LAYOUTS } layout;
+
+/* How often the pictures of a folder of this name are shown; 0: not such a folder. */
+static int64_t repeats_of(const char *name, layout what)
 {
-    return strlen(name) == 5 && strspn(name, "0123456789") == 5 && !strcmp(name + 2, "000");
+    const size_t n = strspn(name, "0123456789");
+
+    if (what == THOUSANDS)
+        return n == 5 && strlen(name) == 5 && !strcmp(name + 2, "000");
+    return n >= 1 && n <= 6 && name[n] == '_' && name[n + 1] ? strtol(name, NULL, 10) : 0;
 }
 
-/* Add the pictures of a folder; or, with `thousands`, those of its folders of a thousand. */
-static ag_status set_list(data_set *set, int64_t *room, ag_ctx *ctx, const char *dir,
-                          bool thousands)
+/* Add the pictures of a folder, shown `repeats` times; or those of its folders of another layout. */
+static ag_status set_list(data_set *set, int64_t *room, ag_ctx *ctx, const char *dir, layout what,
+                          int64_t repeats)
 {
     const size_t n = strlen(dir);
     const char *slash = n && dir[n - 1] == '/' ? "" : "/";
@@ -91,18 +108,18 @@ static ag_status set_list(data_set *set, int64_t *room, ag_ctx *ctx, const char 
                 status = ag_fail(ctx, AG_EIO, "%s: %s", dir, strerror(errno));
             break;
         }
-        if (thousands ? !is_thousand(entry->d_name) : !data_is_image_name(entry->d_name))
+        if (what == PICTURES ? !data_is_image_name(entry->d_name) : repeats_of(entry->d_name, what) == 0)
             continue;
         path = ag_printf(ctx, "%s%s%s", dir, slash, entry->d_name);
         if (!path) {
             status = AG_ENOMEM;
-        } else if (!is_kind(path, thousands)) {
+        } else if (!is_kind(path, what != PICTURES)) {
             ag_delete(path);
-        } else if (thousands) {
-            status = set_list(set, room, ctx, path, false);
+        } else if (what != PICTURES) {
+            status = set_list(set, room, ctx, path, PICTURES, repeats_of(entry->d_name, what));
             ag_delete(path);
         } else {
-            status = set_add(set, room, ctx, path);
+            status = set_add(set, room, ctx, path, repeats);
         }
     }
     closedir(stream);
@@ -121,7 +138,8 @@ static ag_status set_join(data_set *set, ag_ctx *ctx, const char *dir, const dat
                           bool leave_out)
 {
     const int64_t n_files = set->n;
-    int64_t n_missing = 0, n_kept = 0, n_used = 0, first = -1;
+    int64_t n_missing = 0, n_kept = 0, n_used = 0;
+    data_offenders without = {0};
     bool *used = ag_new(ctx, (size_t)ages->n + 1, sizeof *used, "labels of a data set");
     ag_status status = AG_OK;
 
@@ -130,27 +148,26 @@ static ag_status set_join(data_set *set, ag_ctx *ctx, const char *dir, const dat
     for (int64_t i = 0; i < n_files; i++) {
         const int64_t at = data_ages_find(ages, set->items[i].name);
 
-        if (at < 0) {
-            first = first < 0 ? i : first;
-            n_missing++;
+        if (at < 0 || isnan(ages->ages[at]))
+            data_offenders_add(&without, set->items[i].name, at < 0 ? NULL : ages->texts[at]);
+        n_missing += at < 0;
+        if (at < 0)
             continue;
-        }
         set->items[i].age = ages->ages[at];
+        set->items[i].gender = ages->genders[at];
         n_used += !used[at];
         used[at] = true;
     }
     set->n_no_file = ages->n - n_used;
-    if (n_missing && (!leave_out || n_missing == n_files)) {
-        status = ag_fail(ctx, AG_EDATA,
-                         "%s: no age for this picture in the labels (%lld of %lld pictures in %s "
-                         "have none)",
-                         set->items[first].path, (long long)n_missing, (long long)n_files, dir);
+    if (without.n > n_missing || (n_missing && (!leave_out || n_missing == n_files))) {
+        status = ag_fail(ctx, AG_EDATA, "%s: %lld of %lld pictures have no age that is a whole number: %s", dir,
+                         (long long)without.n, (long long)n_files, data_offenders_end(&without));
     } else if (n_missing) {
         for (int64_t i = 0; i < n_files; i++) {
             if (data_ages_find(ages, set->items[i].name) >= 0)
                 set->items[n_kept++] = set->items[i];
             else
-                ag_delete(set->items[i].path);
+                item_free(&set->items[i]);
         }
         set->n = n_kept;
     }
@@ -179,13 +196,11 @@ ag_status data_set_open(data_set *set, ag_ctx *ctx, const char *dir, const data_
 {
     data_set made = {0};
     int64_t room = 0;
-    bool thousands = false;
-    ag_status status = set_list(&made, &room, ctx, dir, false);
+    int what = PICTURES;
+    ag_status status = set_list(&made, &room, ctx, dir, PICTURES, 1);
 
-    if (status == AG_OK && made.n == 0) {
-        thousands = true;
-        status = set_list(&made, &room, ctx, dir, true);
-    }
+    while (status == AG_OK && made.n == 0 && ++what < N_LAYOUTS)
+        status = set_list(&made, &room, ctx, dir, (layout)what, 1);
     if (status == AG_OK && made.n == 0)
         status = ag_fail(
             ctx, AG_EDATA,
@@ -194,7 +209,7 @@ ag_status data_set_open(data_set *set, ag_ctx *ctx, const char *dir, const data_
     if (status == AG_OK)
         qsort(made.items, (size_t)made.n, sizeof *made.items, compare_paths);
     if (status == AG_OK && ages)
-        status = set_join(&made, ctx, dir, ages, thousands);
+        status = set_join(&made, ctx, dir, ages, what == THOUSANDS);
     if (status == AG_OK)
         status = set_check(&made, ctx, check);
     if (status != AG_OK) {

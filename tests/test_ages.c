@@ -1,8 +1,10 @@
 /* test_ages.c - labels from .npy, CSV and file names; data sets; the order of an epoch. */
 #include "tests/image_check.h"
 
+#include <math.h>
 #include <sys/stat.h>
 
+#include "data/age_groups.h"
 #include "data/ages.h"
 #include "data/dataset.h"
 #include "data/npy.h"
@@ -79,10 +81,15 @@ static void test_npy(void **state)
     data_ages_close(&ages);
 
     check_ok(ctx, data_npy_write_text2(ctx, in_folder("ages.npy"), point, 2, 21));
-    check_fails(ctx, data_ages_open(&ages, ctx, in_folder("ages.npy")), AG_EDATA,
-                "row 1 (b.jpg): age \"35.0\" is not a whole number");
+    check_ok(ctx, data_ages_open(&ages, ctx, in_folder("ages.npy")));
+    assert_true(ages.n_unreadable == 1 && ages.ages[0] == 1 && isnan(ages.ages[1]));
+    check_fails(ctx, data_ages_check(&ages, ctx, "ages.npy"), AG_EDATA,
+                "ages.npy: 1 of 2 rows have an age that is not a whole number: b.jpg (\"35.0\")");
+    data_ages_close(&ages);
     check_ok(ctx, data_npy_write_text2(ctx, in_folder("ages.npy"), nothing, 1, 21));
-    check_fails(ctx, data_ages_open(&ages, ctx, in_folder("ages.npy")), AG_EDATA, "row 0 (a.jpg)");
+    check_ok(ctx, data_ages_open(&ages, ctx, in_folder("ages.npy")));
+    check_fails(ctx, data_ages_check(&ages, ctx, "ages.npy"), AG_EDATA, "a.jpg (\"\")");
+    data_ages_close(&ages);
     check_fails(ctx, data_ages_open(&ages, ctx, "tests/golden/npy/i4.npy"), AG_EDATA,
                 "want text of shape (N, 2)");
     check_fails(ctx, data_ages_open(&ages, ctx, "tests/golden/npy/one_dim.npy"), AG_EDATA,
@@ -111,6 +118,7 @@ static void test_csv(void **state)
     (void)state;
     put_text("labels.csv", good);
     check_ok(ctx, data_ages_open(&ages, ctx, in_folder("labels.csv")));
+    assert_true(ages.genders[1] == 'f' && ages.genders[2] == 'm');
     assert_int_equal(ages.n, 3);
     assert_string_equal(ages.names[0], "00007.png");
     assert_string_equal(ages.names[1], "12345.png");
@@ -179,8 +187,12 @@ static void test_names(void **state)
     assert_int_equal(data_ages_find(&ages, "9_b.png"), 1);
     data_ages_close(&ages);
     put_picture("named/x.png");
-    check_fails(ctx, data_ages_from_names(&ages, ctx, in_folder("named")), AG_EDATA,
-                "named/x.png: no age in the file name");
+    put_picture("named/1a.png");
+    check_ok(ctx, data_ages_from_names(&ages, ctx, in_folder("named")));
+    assert_true(ages.n == 4 && ages.n_unreadable == 2);
+    check_fails(ctx, data_ages_check(&ages, ctx, "named"), AG_EDATA,
+                "named: 2 of 4 file names do not begin with an age, as 34_001.jpg or 34.jpg do: 1a.png (none), x.png (none)");
+    data_ages_close(&ages);
     ag_ctx_free(ctx);
 }
 
@@ -216,7 +228,7 @@ static void test_set(void **state)
 
     put_picture("flat/c.png"); /* has no label */
     check_fails(ctx, data_set_open(&set, ctx, in_folder("flat"), &ages, 0), AG_EDATA,
-                "flat/c.png: no age for this picture in the labels (1 of 3 pictures");
+                "flat: 1 of 3 pictures have no age that is a whole number: c.png (none)");
     put_text("flat/c.png", "P2 1 1 255"); /* and is cut */
     check_fails(ctx, data_set_open(&set, ctx, in_folder("flat"), NULL, DATA_CHECK_PIXELS), AG_EDATA,
                 "flat/c.png");
@@ -227,6 +239,148 @@ static void test_set(void **state)
     assert_true(set.n == 3 && set.items[2].age == -1);
     data_set_close(&set);
     data_ages_close(&ages);
+    ag_ctx_free(ctx);
+}
+
+/* Every picture that lacks an age or has one that cannot be read, in one line; five by name. */
+static void test_offenders(void **state)
+{
+    static const char *const cells[] = {"a.png", "1", "b.png", "old", "c.png", "", "d.png", "3.5", "gone.png", "x"};
+    ag_ctx *ctx = check_context();
+    data_ages ages = {0};
+    data_set set = {0};
+
+    (void)state;
+    assert_int_equal(mkdir(in_folder("offenders"), 0777), 0);
+    for (char name[] = "offenders/a.png"; name[10] <= 'h'; name[10]++)
+        put_picture(name);
+    check_ok(ctx, data_npy_write_text2(ctx, in_folder("offenders.npy"), cells, 5, 21));
+    check_ok(ctx, data_ages_open(&ages, ctx, in_folder("offenders.npy")));
+    check_fails(ctx, data_set_open(&set, ctx, in_folder("offenders"), &ages, 0), AG_EDATA,
+                "offenders: 7 of 8 pictures have no age that is a whole number: b.png (\"old\"), c.png (\"\"), "
+                "d.png (\"3.5\"), e.png (none), f.png (none) and 2 more");
+    data_ages_close(&ages);
+    ag_ctx_free(ctx);
+}
+
+/* Folders that say how often: ages by name in all of them, other folders passed over. */
+static void test_repeats(void **state)
+{
+    ag_ctx *ctx = check_context();
+    data_ages ages = {0};
+    data_set set = {0};
+
+    (void)state;
+    assert_int_equal(mkdir(in_folder("kohya"), 0777), 0);
+    assert_int_equal(mkdir(in_folder("kohya/10_sks person"), 0777), 0);
+    assert_int_equal(mkdir(in_folder("kohya/1_person"), 0777), 0);
+    assert_int_equal(mkdir(in_folder("kohya/0_none"), 0777), 0);
+    assert_int_equal(mkdir(in_folder("kohya/_1"), 0777), 0);
+    assert_int_equal(mkdir(in_folder("kohya/1234567_x"), 0777), 0);
+    put_picture("kohya/10_sks person/34_a.png");
+    put_picture("kohya/1_person/20_b.png");
+    put_picture("kohya/1_person/7.png");
+    put_picture("kohya/0_none/1_c.png");
+    put_picture("kohya/_1/1_c.png");
+    put_picture("kohya/1234567_x/1_c.png");
+    check_ok(ctx, data_ages_from_names(&ages, ctx, in_folder("kohya")));
+    check_ok(ctx, data_set_open(&set, ctx, in_folder("kohya"), &ages, DATA_CHECK_PIXELS));
+    assert_int_equal(set.n, 3);
+    assert_string_equal(set.items[0].name, "34_a.png");
+    assert_true(set.items[0].repeats == 10 && set.items[1].repeats == 1 && set.items[2].repeats == 1);
+    assert_true(set.items[0].age == 34 && set.items[1].age == 20 && set.items[2].age == 7);
+    data_set_close(&set);
+    data_ages_close(&ages);
+    put_picture("kohya/own.png"); /* pictures of its own: then it is a plain folder */
+    check_ok(ctx, data_set_open(&set, ctx, in_folder("kohya"), NULL, DATA_CHECK_PIXELS));
+    assert_true(set.n == 1 && set.items[0].repeats == 1);
+    data_set_close(&set);
+    ag_ctx_free(ctx);
+}
+
+static void test_captions(void **state)
+{
+    ag_ctx *ctx = check_context();
+    data_set set = {0};
+    int64_t n_without = -1;
+
+    (void)state;
+    assert_int_equal(mkdir(in_folder("said"), 0777), 0);
+    put_picture("said/a.b.png");
+    put_picture("said/c.png");
+    put_picture("said/d.png");
+    check_ok(ctx, data_set_open(&set, ctx, in_folder("said"), NULL, 0));
+    check_fails(ctx, data_set_read_captions(&set, ctx, ".txt", &n_without), AG_EDATA,
+                "said/a.b.png: no caption beside this picture or any other");
+    put_text("said/a.b.txt", "\r\n  a man,\nold \t\n");
+    put_text("said/c.txt", "");
+    check_ok(ctx, data_set_read_captions(&set, ctx, ".txt", &n_without));
+    assert_int_equal(n_without, 1);
+    assert_string_equal(set.items[0].caption, "a man, old");
+    assert_string_equal(set.items[1].caption, "");
+    assert_null(set.items[2].caption);
+    put_text("said/d.caption", "gr\xc3\xb6\xc3\x9f" "er");
+    check_ok(ctx, data_set_read_captions(&set, ctx, "caption", &n_without)); /* others keep what they have */
+    assert_string_equal(set.items[2].caption, "gr\xc3\xb6\xc3\x9f" "er");
+    assert_string_equal(set.items[0].caption, "a man, old");
+    put_text("said/d.txt", "abc\xff");
+    check_fails(ctx, data_set_read_captions(&set, ctx, "txt", &n_without), AG_EDATA, "said/d.txt: wanted a caption in UTF-8, byte 3");
+    data_set_close(&set);
+    ag_ctx_free(ctx);
+}
+
+static void test_masks(void **state)
+{
+    ag_ctx *ctx = check_context();
+    data_set set = {0};
+    int64_t n_without = -1;
+
+    (void)state;
+    assert_int_equal(mkdir(in_folder("faces"), 0777), 0);
+    assert_int_equal(mkdir(in_folder("masks"), 0777), 0);
+    put_picture("faces/a.jpg");
+    put_picture("faces/ab.png");
+    put_picture("faces/b.png");
+    check_ok(ctx, data_set_open(&set, ctx, in_folder("faces"), NULL, 0));
+    check_fails(ctx, data_set_find_masks(&set, ctx, in_folder("nowhere"), 0, &n_without), AG_EIO, "nowhere");
+    check_fails(ctx, data_set_find_masks(&set, ctx, in_folder("masks"), 0, &n_without), AG_EDATA, "masks: no mask for any picture");
+    put_picture("masks/a.webp");
+    put_picture("masks/a.png");
+    put_picture("masks/ab.png");
+    put_text("masks/b.txt", "x");
+    check_ok(ctx, data_set_find_masks(&set, ctx, in_folder("masks"), 0, &n_without));
+    assert_int_equal(n_without, 1);
+    assert_string_equal(set.items[0].mask, in_folder("masks/a.png")); /* the first by its bytes */
+    assert_string_equal(set.items[1].mask, in_folder("masks/ab.png"));
+    assert_null(set.items[2].mask);
+    put_text("masks/ab.png", "P2 4 1 255 0 0 0 0");
+    check_fails(ctx, data_set_find_masks(&set, ctx, in_folder("masks"), 0, &n_without), AG_EDATA,
+                "masks/ab.png: a mask of 4 x 1 for a picture of 1 x 1");
+    data_set_close(&set);
+    ag_ctx_free(ctx);
+}
+
+static void test_stats(void **state)
+{
+    static const float ages[] = {0, 2, 3, 35, 120, 121, -1};
+    ag_ctx *ctx = check_context();
+    data_age_stats stats = {0};
+    char *text = data_age_stats_text(ctx, &stats);
+
+    (void)state;
+    assert_string_equal(text, "no picture has an age");
+    ag_delete(text);
+    for (size_t i = 0; i < sizeof ages / sizeof *ages; i++)
+        data_age_stats_add(&stats, ages[i], i < 2 ? 'f' : i == 2 ? 'm' : 0);
+    text = data_age_stats_text(ctx, &stats);
+    assert_string_equal(text, "7 pictures, ages -1 to 121, mean 40.0 (0-2: 3, 3-6: 1, 7-9: 0, 10-14: 0, 15-19: 0, 20-29: 0, "
+                              "30-39: 1, 40-49: 0, 50-69: 0, 70-120: 2), 2 female, 1 male");
+    ag_delete(text);
+    for (int age = 0; age <= 120; age++) { /* the group whose bounds hold the age */
+        int from, to;
+        assert_int_equal(sscanf(data_age_group_name(data_age_group((float)age)), "%d-%d", &from, &to), 2);
+        assert_true(from <= age && age <= to);
+    }
     ag_ctx_free(ctx);
 }
 
@@ -346,7 +500,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_npy),       cmocka_unit_test(test_csv),
         cmocka_unit_test(test_groups),    cmocka_unit_test(test_names),
-        cmocka_unit_test(test_set),       cmocka_unit_test(test_set_of_thousands),
+        cmocka_unit_test(test_set),       cmocka_unit_test(test_offenders),
+        cmocka_unit_test(test_repeats),   cmocka_unit_test(test_captions),
+        cmocka_unit_test(test_masks),     cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_set_of_thousands),
         cmocka_unit_test(test_no_memory), cmocka_unit_test(test_order),
         cmocka_unit_test(test_photos),
     };
