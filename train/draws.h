@@ -1,13 +1,16 @@
 /* draws.h - random numbers for the rows of a micro-step.
  *
  * Row r of a step is the draw (seed, purpose, step, r), whatever else is drawn: so a row keeps its
- * numbers when a run is resumed, spread over ranks or computed again.
+ * numbers when a run is resumed, spread over ranks or computed again. PyTorch's generator, for comparisons,
+ * has a past instead: a run that is resumed goes through the draws before.
  */
 #ifndef TRAIN_DRAWS_H
 #define TRAIN_DRAWS_H
 
 #include "autograd/random.h"
 #include "autograd/tensor.h"
+#include "train/clock.h"
+#include "train/diffusion.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -19,6 +22,40 @@ ag_tensor *train_draw_normals(ag_ctx *ctx, uint64_t seed, ag_purpose purpose, ui
 
 /* A timestep of 0..n_timesteps-1 for row r. */
 int64_t train_draw_timestep(uint64_t seed, uint32_t step, int64_t r, int64_t n_timesteps);
+
+/* How many numbers of a kind the rows of a micro-step take. */
+typedef struct train_draw_counts {
+    int64_t rows;   /* posterior samples */
+    int64_t noises; /* distinct noises */
+    int64_t times;  /* distinct timesteps: row r has the (r mod times)-th */
+    int64_t thrown; /* PyTorch's generator: noises that the published program draws before and never uses */
+} train_draw_counts;
+
+typedef struct train_drawn {
+    ag_tensor *posterior;              /* f32 [rows,h,w,L] */
+    ag_tensor *noise;                  /* f32 [noises,h,w,L], offset included */
+    int64_t timesteps[TRAIN_MAX_ROWS]; /* [rows] */
+} train_drawn;
+
+typedef struct train_drawer {
+    uint64_t seed;
+    double noise_offset; /* 0: none */
+    int64_t n_timesteps;
+    int64_t dims[3];     /* h, w, L of a latent */
+    bool torch;          /* PyTorch's generator; the rest is its */
+    ag_torch_rng rng, before; /* before: as it was ahead of the micro-step of the next two */
+    int64_t update, micro;
+    float *values; /* one draw: room for rows * h * w * L, from its owner */
+} train_drawer;
+
+/* The numbers of a micro-step. A micro-step that is drawn again gets the same. */
+ag_status train_draw(train_drawn *out, ag_ctx *ctx, train_drawer *drawer, const train_calendar *calendar,
+                     const train_moment *moment, int64_t micro, const train_draw_counts *counts);
+
+/* To the place before update `update`. counts says what a micro-step of n samples takes. */
+typedef train_draw_counts (*train_draw_counts_fn)(const void *user, int64_t n);
+ag_status train_drawer_begin(ag_ctx *ctx, train_drawer *drawer, const train_calendar *calendar, int64_t update,
+                             train_draw_counts_fn counts, const void *user);
 
 #ifdef __cplusplus
 }

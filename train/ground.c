@@ -1,0 +1,279 @@
+/* ground.c - see ground.h. */
+#include "train/ground.h"
+
+#include <sys/stat.h>
+
+#include "data/file.h"
+#include "train/precision.h"
+
+/* --- for recipes -------------------------------------------------------------------------------------- */
+
+ag_status train_assume_set(ag_ctx *ctx, train_ground *g, data_set *set, int64_t n)
+{
+    g->is_assumed = true;
+    set->items = ag_new(ctx, (size_t)n, sizeof *set->items, "data set");
+    for (int64_t i = 0; set->items && i < n && ag_status_of(ctx) == AG_OK; i++) {
+        set->items[i] = (data_item){.path = ag_strdup(ctx, "picture"), .name = "picture", .age = (float)(1 + i % 80)};
+        set->n++;
+    }
+    return ag_status_of(ctx);
+}
+
+int64_t train_sample_at(train_ground *g, int64_t epoch, int64_t place)
+{
+    if (epoch != g->order_epoch) {
+        data_order(g->order, g->seed, (uint32_t)epoch, g->n_samples, !g->options->no_shuffle);
+        g->order_epoch = epoch;
+    }
+    return g->order[place];
+}
+
+ag_status train_ground_draw(train_drawn *out, ag_ctx *ctx, train_ground *g, const train_moment *moment, int64_t micro)
+{
+    const train_draw_counts counts = g->recipe->counts(g, train_slice_of(&g->calendar, moment, micro).n);
+
+    return train_draw(out, ctx, &g->drawer, &g->calendar, moment, micro, &counts);
+}
+
+/* --- setting up --------------------------------------------------------------------------------------- */
+
+static ag_status check_rows(ag_ctx *ctx, const train_ground *g)
+{
+    const int64_t most = TRAIN_MAX_ROWS / g->recipe->rows_per_sample;
+
+    if (g->options->train_batch_size > most)
+        return ag_fail(ctx, AG_EINVAL, "--train_batch_size %lld: wanted at most %lld",
+                       (long long)g->options->train_batch_size, (long long)most);
+    return AG_OK;
+}
+
+static ag_status make_calendar(ag_ctx *ctx, train_ground *g)
+{
+    const train_options *o = g->options;
+    opt_schedule schedule;
+
+    g->order = ag_new(ctx, (size_t)g->n_samples, sizeof *g->order, "order of the pictures");
+    g->order_epoch = -1;
+    g->calendar = (train_calendar){.n_samples = g->n_samples,
+                                   .batch = o->train_batch_size < g->n_samples ? o->train_batch_size : g->n_samples,
+                                   .accumulation = o->gradient_accumulation_steps};
+    schedule = train_schedule(o, train_total_updates(&g->calendar, o->max_train_steps, o->num_train_epochs));
+    return opt_schedule_check(ctx, &schedule); /* now, and not after an hour of encoding */
+}
+
+/* Nothing in a real run. */
+static void enter_phase(ag_ctx *ctx, const train_ground *g, int phase)
+{
+    const train_foresight *f = g->foresight;
+
+    if (!f || !f->with_pictures)
+        return;
+    if (phase == TRAIN_PHASE_PICTURE)
+        f->forecast->stage[TRAIN_STAGE_TEXT] = ag_bytes_touched(ctx);
+    else if (phase < 0)
+        f->forecast->stage[TRAIN_STAGE_PICTURES] = ag_bytes_touched(ctx);
+    if (f->work)
+        train_work_watch(f->work, ctx, phase);
+}
+
+/* Open the latents of set i, and compute what can be kept. */
+static ag_status fill_latents(ag_ctx *ctx, train_ground *g, int i, train_latents_options options, bool *needs_vae)
+{
+    options.seed += (uint64_t)i << 32; /* sets draw crops and flips of their own */
+    if (train_latents_new(&g->latents[i], ctx, &options, g->sets[i], g->model->vae) != AG_OK)
+        return ag_status_of(ctx);
+    *needs_vae = train_latents_needs_vae(g->latents[i]);
+    if (g->foresight && (!g->foresight->with_pictures || i > 0)) /* one picture stands for all */
+        return AG_OK;
+    return train_latents_fill(ctx, g->latents[i], NULL, needs_vae);
+}
+
+/* Encode what stays the same, with only the network in memory that does it. */
+static ag_status fill_caches(ag_ctx *ctx, train_ground *g, ag_dtype compute)
+{
+    const train_options *o = g->options;
+    train_latents_options options = {.resolution = o->resolution,
+                                     .center_crop = o->center_crop || g->is_assumed,
+                                     .random_flip = o->random_flip,
+                                     .ignore_exif = o->ignore_exif,
+                                     .seed = g->seed,
+                                     .compute = compute};
+    char *folder = o->cache_dir ? ag_strdup(ctx, o->cache_dir) : ag_printf(ctx, "%s/cache", o->output_dir);
+    bool needs_vae = false;
+
+    options.folder = o->no_cache ? NULL : folder;
+    enter_phase(ctx, g, TRAIN_PHASE_TEXT);
+    if (train_prompts_prepare(ctx, g->prompts, g->model, !o->train_text_encoder) == AG_OK) {
+        if (!o->train_text_encoder)
+            pipe_drop(g->model, PIPE_TEXT);
+        enter_phase(ctx, g, TRAIN_PHASE_PICTURE);
+        pipe_add(ctx, g->model, PIPE_VAE);
+        for (int i = 0; i < g->n_sets && ag_status_of(ctx) == AG_OK; i++) {
+            bool needs = true;
+            fill_latents(ctx, g, i, options, &needs);
+            needs_vae |= needs;
+        }
+        enter_phase(ctx, g, -1);
+        if (g->model->vae)
+            g->scale = nn_vae_config_of(g->model->vae)->scaling_factor;
+        if (!needs_vae)
+            pipe_drop(g->model, PIPE_VAE);
+    }
+    ag_delete(folder);
+    ag_trim(ctx);
+    return ag_status_of(ctx);
+}
+
+static bool is_same_folder(const char *a, const char *b)
+{
+    struct stat one, other;
+
+    return stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
+/* The noise schedule: as the model says, or as we are told; what is assumed or changed is said. */
+static void settle_schedule(train_ground *g)
+{
+    data_schedule_config *schedule = &g->model->schedule;
+
+    if (g->options->prediction_type != TRAIN_PREDICTION_OF_MODEL)
+        schedule->prediction_type =
+            g->options->prediction_type == TRAIN_PREDICTION_V ? DATA_V_PREDICTION : DATA_EPSILON;
+    else if (!g->model->prediction_known)
+        train_note(NULL, "%s does not say what its U-Net predicts; taken: %s (--prediction_type says otherwise)",
+                   g->model->path, schedule->prediction_type == DATA_V_PREDICTION ? "v_prediction" : "epsilon");
+    if (pipe_settle_schedule(schedule))
+        train_note(NULL, "the scheduler's steps_offset becomes 1 and clip_sample false, as for every Stable Diffusion");
+}
+
+static ag_status make_drawer(ag_ctx *ctx, train_ground *g)
+{
+    const int64_t side = train_latents_side(g->latents[0]), L = train_latents_channels(g->latents[0]);
+    const int64_t rows = g->recipe->rows_per_sample * g->calendar.batch;
+
+    g->drawer = (train_drawer){.seed = g->seed,
+                               .noise_offset = g->options->noise_offset,
+                               .n_timesteps = g->noise.n,
+                               .dims = {side, side, L},
+                               .torch = g->options->torch_rng};
+    if (g->drawer.torch)
+        g->drawer.values = ag_new(ctx, (size_t)(rows * side * side * L), sizeof *g->drawer.values, "draws");
+    return ag_status_of(ctx);
+}
+
+static ag_status open_model(ag_ctx *ctx, train_ground *g)
+{
+    const train_options *o = g->options;
+    const pipe_source source = {.model = o->pretrained_model_name_or_path,
+                                .revision = o->revision,
+                                .variant = o->variant,
+                                .tokenizer_name = o->tokenizer_name};
+    const ag_dtype compute = train_compute_dtype(ctx, o->mixed_precision);
+
+    if (ag_status_of(ctx) != AG_OK || pipe_open(&g->model, ctx, &source, PIPE_TEXT | PIPE_TOKENIZER) != AG_OK)
+        return ag_status_of(ctx);
+    if (is_same_folder(g->model->path, o->output_dir))
+        return ag_fail(ctx, AG_EINVAL, "--output_dir %s is the model's own folder, which a run that ends early would spoil",
+                       o->output_dir);
+    settle_schedule(g);
+    if (!g->foresight && pipe_check(ctx, &source, PIPE_UNET | PIPE_VAE) != AG_OK) /* before hours of encoding */
+        return ag_status_of(ctx);
+    if (pipe_noise_init(&g->noise, ctx, &g->model->schedule) != AG_OK || fill_caches(ctx, g, compute) != AG_OK ||
+        pipe_add(ctx, g->model, PIPE_UNET) != AG_OK)
+        return ag_status_of(ctx);
+    nn_params_train(ctx, pipe_params(g->model, DATA_UNET), NULL, true);
+    if (o->train_text_encoder)
+        nn_params_train(ctx, pipe_params(g->model, DATA_TEXT_ENCODER), NULL, true);
+    train_diffusion_init(&g->diffusion, o, g->model->unet, &g->noise);
+    train_objective_init(&g->objective, o);
+    g->diffusion.unet_options.compute = compute;
+    g->text_options = (nn_clip_options){.checkpointing = o->gradient_checkpointing, .compute = compute};
+    return make_drawer(ctx, g);
+}
+
+train_ground *train_ground_new(ag_ctx *ctx, const train_recipe *recipe, const train_options *options)
+{
+    train_ground *g = ag_new(ctx, 1, recipe->size, recipe->name);
+
+    if (!g)
+        return NULL;
+    g->recipe = recipe;
+    g->options = options;
+    g->seed = (uint64_t)options->seed;
+    return g;
+}
+
+ag_status train_ground_set_up(ag_ctx *ctx, train_ground *g)
+{
+    if (g->recipe->check(ctx, g->options) == AG_OK && check_rows(ctx, g) == AG_OK &&
+        train_prepare_output(ctx, g->options) == AG_OK &&
+        train_prompts_new(&g->prompts, ctx, (int)g->options->tokenizer_max_length) == AG_OK &&
+        g->recipe->open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK)
+        open_model(ctx, g);
+    return ag_status_of(ctx);
+}
+
+ag_status train_ground_make_state(ag_ctx *ctx, train_ground *g)
+{
+    const train_options *o = g->options;
+    const opt_config config = train_opt_config(o);
+    const opt_schedule schedule =
+        train_schedule(o, train_total_updates(&g->calendar, o->max_train_steps, o->num_train_epochs));
+    const train_part parts[] = {{pipe_params(g->model, DATA_UNET), "unet."},
+                                {pipe_params(g->model, DATA_TEXT_ENCODER), "text_encoder."}};
+
+    return train_state_new(&g->state, ctx, parts, o->train_text_encoder ? 2 : 1, &config, &schedule,
+                           o->max_grad_norm, o->ema_decay);
+}
+
+void train_ground_free(train_ground *g)
+{
+    if (!g)
+        return;
+    train_state_free(g->state);
+    for (int i = 0; i < TRAIN_MAX_SETS; i++)
+        train_latents_free(g->latents[i]);
+    train_prompts_free(g->prompts);
+    pipe_close(g->model);
+    g->recipe->close(g);
+    ag_delete(g->order);
+    ag_delete(g->drawer.values);
+    ag_delete(g);
+}
+
+/* --- the run ------------------------------------------------------------------------------------------ */
+
+static ag_status begin(ag_ctx *ctx, void *user, int64_t update)
+{
+    train_ground *g = user;
+
+    return train_drawer_begin(ctx, &g->drawer, &g->calendar, update, g->recipe->counts, g);
+}
+
+static ag_status save(ag_ctx *ctx, void *user, const char *folder)
+{
+    train_ground *g = user;
+
+    /* who asked for an average wants it in the model */
+    for (int64_t i = 0; g->state->ema && i < g->state->n; i++)
+        ag_copy(ctx, g->state->params[i], opt_ema_at(g->state->ema, i));
+    return pipe_save(ctx, g->model, folder, AG_F32);
+}
+
+ag_status train_ground_run(ag_ctx *ctx, const train_recipe *recipe, const train_options *options, json_t *config,
+                           train_foresee foresee)
+{
+    train_ground *g = train_ground_new(ctx, recipe, options);
+    train_method method = {.name = recipe->name, .user = g, .has_instances = recipe->has_instances,
+                           .loss = recipe->loss, .row_name = recipe->row_name, .begin = begin, .save = save};
+
+    if (!g)
+        return ag_status_of(ctx);
+    if (train_ground_set_up(ctx, g) == AG_OK && train_ground_make_state(ctx, g) == AG_OK) {
+        method.calendar = g->calendar;
+        train_run(ctx, options, &method, g->state, config);
+    }
+    train_ground_free(g);
+    train_forecast_explain(ctx, options, foresee);
+    return ag_status_of(ctx);
+}

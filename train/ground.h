@@ -1,0 +1,114 @@
+/* ground.h - what the methods that teach Stable Diffusion from pictures stand on: the model, its noise
+ * schedule, contexts, latents, loss and state, set up in the order that holds the least in memory; the run
+ * and its forecast.
+ *
+ * A method is a recipe: it opens its pictures and lists its prompts, says what the rows of a micro-step
+ * are, and saves. Its struct begins with a train_ground.
+ */
+#ifndef TRAIN_GROUND_H
+#define TRAIN_GROUND_H
+
+#include <jansson.h>
+
+#include "data/dataset.h"
+#include "pipeline/pipeline.h"
+#include "train/draws.h"
+#include "train/forecast.h"
+#include "train/latents.h"
+#include "train/objective.h"
+#include "train/prompts.h"
+#include "train/run.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { TRAIN_MAX_SETS = 2 };
+
+typedef struct train_ground train_ground;
+
+typedef struct train_recipe {
+    const char *name;
+    size_t size;             /* of the method's struct */
+    int64_t rows_per_sample; /* of a micro-step, at most */
+    bool has_instances;      /* see train_method */
+    /* Values that no table can check, before anything is touched. */
+    ag_status (*check)(ag_ctx *ctx, const train_options *options);
+    /* Open the pictures (ground->sets, n_samples; train_assume_set() where a forecast has none) and list the
+     * prompts (train_prompts_add). */
+    ag_status (*open)(ag_ctx *ctx, train_ground *ground);
+    void (*close)(train_ground *ground); /* what open() left behind */
+    /* What a micro-step of n samples draws; user is the method's struct. */
+    train_draw_counts_fn counts;
+    /* See train_method; user is the method's struct. */
+    ag_tensor *(*loss)(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows);
+    void (*row_name)(void *user, const train_moment *moment, int64_t micro, int64_t row, char *text, size_t size);
+} train_recipe;
+
+/* Where a forecast on AG_META leaves what it sees. */
+typedef struct train_foresight {
+    train_forecast *forecast;
+    train_work *work;   /* NULL: not counted */
+    int64_t n_pictures; /* to assume where there are none */
+    bool with_pictures; /* the run that passes the pictures, in a memory of its own: theirs is given back
+                           before training begins */
+} train_foresight;
+
+struct train_ground {
+    const train_recipe *recipe;
+    const train_options *options;
+    const train_foresight *foresight; /* NULL: a real run */
+    uint64_t seed;
+
+    /* from the recipe's open() */
+    data_set *sets[TRAIN_MAX_SETS]; /* the method's */
+    int n_sets;
+    int64_t n_samples; /* of an epoch */
+    train_prompts *prompts;
+    bool is_assumed; /* pictures are made up */
+
+    pipe_model *model;
+    train_latents *latents[TRAIN_MAX_SETS];
+    double scale; /* of latents */
+    pipe_noise noise;
+    train_diffusion diffusion;
+    train_objective objective;
+    nn_clip_options text_options;
+    train_drawer drawer;
+    train_state *state;
+    train_calendar calendar;
+    int64_t *order; /* [n_samples], of epoch order_epoch */
+    int64_t order_epoch;
+};
+
+/* Train and save. `config` is the effective configuration (for the records). See train_run for the
+ * statuses of an ended run. */
+ag_status train_ground_run(ag_ctx *ctx, const train_recipe *recipe, const train_options *options, json_t *config,
+                           train_foresee foresee);
+/* A train_foresee for a recipe: what train_ground_run would take, from its own code on AG_META; ctx lends its
+ * threads and takes errors. */
+ag_status train_ground_forecast(train_forecast *out, ag_ctx *ctx, const train_recipe *recipe,
+                                const train_options *options, int64_t n_pictures, train_work *work);
+
+/* Set up without running: everything before the first update, the state excepted. ground_new makes the
+ * recipe's struct; NULL when memory is refused. */
+train_ground *train_ground_new(ag_ctx *ctx, const train_recipe *recipe, const train_options *options);
+ag_status train_ground_set_up(ag_ctx *ctx, train_ground *ground);
+ag_status train_ground_make_state(ag_ctx *ctx, train_ground *ground);
+void train_ground_free(train_ground *ground);
+
+/* --- for recipes ------------------------------------------------------------------------------------ */
+
+/* n pictures that are not there, of every age from 1 to 80, round and round: for a forecast. */
+ag_status train_assume_set(ag_ctx *ctx, train_ground *ground, data_set *set, int64_t n);
+/* The sample at a place of an epoch's order. */
+int64_t train_sample_at(train_ground *ground, int64_t epoch, int64_t place);
+/* The numbers of a micro-step. */
+ag_status train_ground_draw(train_drawn *out, ag_ctx *ctx, train_ground *ground, const train_moment *moment,
+                            int64_t micro);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TRAIN_GROUND_H */

@@ -1,0 +1,129 @@
+/* ground_forecast.c - the forecast of a recipe (train/ground.h): its own code on AG_META. */
+#include "autograd/ops.h"
+#include "train/ground.h"
+
+/* One micro-step and the update after it, watched or not. */
+static ag_status foresee_update(ag_ctx *ctx, train_ground *g, const train_moment *moment, int64_t micro, bool watched)
+{
+    train_work *work = watched ? g->foresight->work : NULL;
+    const ag_scope scope = ag_scope_open(ctx);
+    train_update unused;
+    ag_tensor *rows;
+
+    if (work)
+        train_work_watch(work, ctx, TRAIN_PHASE_MICRO);
+    train_state_add(ctx, g->state, g->recipe->loss(ctx, g, moment, micro, &rows), 1.0);
+    ag_scope_close(ctx, scope, NULL);
+    if (work)
+        train_work_watch(work, ctx, TRAIN_PHASE_UPDATE);
+    train_state_update(&unused, ctx, g->state);
+    if (work)
+        train_work_watch(work, ctx, -1);
+    return ag_status_of(ctx);
+}
+
+/* The first batch twice, the last of an epoch, which may be short, and the first again: after that memory
+ * has seen what it will see. */
+static ag_status foresee_updates(ag_ctx *ctx, train_ground *g)
+{
+    const train_moment first = train_moment_of(&g->calendar, 0);
+    const train_moment last = train_moment_of(&g->calendar, train_updates_per_epoch(&g->calendar) - 1);
+
+    for (int k = 0; k < 4 && ag_status_of(ctx) == AG_OK; k++)
+        foresee_update(ctx, g, k == 2 ? &last : &first, k == 2 ? last.n_micro - 1 : 0, k == 1);
+    return ag_status_of(ctx);
+}
+
+/* Parts that are not in memory pass through it to be saved (pipe_save). */
+static ag_status foresee_saving(ag_ctx *ctx, train_ground *g)
+{
+    int64_t largest = 0;
+
+    for (int c = 0; c < DATA_N_COMPONENTS && ag_status_of(ctx) == AG_OK; c++) {
+        const bool was_open = pipe_params(g->model, (data_component)c) != NULL;
+        const nn_params *params;
+        if (!was_open && pipe_add(ctx, g->model, 1u << c) != AG_OK)
+            break;
+        params = pipe_params(g->model, (data_component)c);
+        for (int64_t i = 0; i < nn_params_count(params); i++)
+            if (nn_params_at(params, i)->numel > largest)
+                largest = nn_params_at(params, i)->numel;
+        if (!was_open)
+            pipe_drop(g->model, 1u << c);
+    }
+    g->foresight->forecast->stage[TRAIN_STAGE_SAVING] = ag_bytes_touched(ctx) + (size_t)largest * sizeof(float);
+    return ag_status_of(ctx);
+}
+
+/* What there is to do, from a run that is set up. */
+static void count_run(train_forecast *f, const train_ground *g)
+{
+    const train_options *o = g->options;
+    const train_calendar *c = &g->calendar;
+    const int64_t updates = train_updates_per_epoch(c), micro = (c->n_samples + c->batch - 1) / c->batch;
+
+    f->has_pictures = !g->is_assumed;
+    for (int i = 0; i < g->n_sets; i++)
+        f->n_pictures += g->sets[i]->n;
+    f->n_encodings = o->no_cache ? 0 : f->n_pictures * (o->random_flip ? 2 : 1);
+    f->n_prompts = train_prompts_count(g->prompts);
+    f->rows = g->recipe->counts(g, c->batch).rows;
+    f->n_updates = train_total_updates(c, o->max_train_steps, o->num_train_epochs);
+    f->n_micro = (int64_t)((double)f->n_updates * (double)micro / (double)updates + 0.5);
+    if (o->checkpointing_steps > 0 && o->checkpointing_steps <= f->n_updates)
+        f->base += TRAIN_CHECKPOINT_BYTES;
+    if (!o->train_text_encoder) /* the contexts stay in host memory */
+        f->base += (size_t)(f->n_prompts * pipe_max_length(g->model) *
+                            nn_unet_config_of(g->model->unet)->cross_attention_dim) * sizeof(float);
+}
+
+static ag_status foresee(ag_ctx *ctx, train_ground *g)
+{
+    train_forecast *f = g->foresight->forecast;
+
+    if (train_ground_set_up(ctx, g) != AG_OK || g->foresight->with_pictures)
+        return ag_status_of(ctx);
+    count_run(f, g);
+    f->weights = ag_bytes_now(ctx, AG_MODEL);
+    if (train_ground_make_state(ctx, g) != AG_OK)
+        return ag_status_of(ctx);
+    for (int64_t i = 0; i < g->state->n; i++)
+        f->gradients += ag_nbytes(g->state->grads[i]);
+    f->moments = ag_bytes_now(ctx, AG_MODEL) - f->weights - f->gradients;
+    ag_bytes_reset_peak(ctx);
+    if (foresee_updates(ctx, g) != AG_OK)
+        return ag_status_of(ctx);
+    f->activations = ag_bytes_peak(ctx, AG_STEP);
+    f->scratch = ag_bytes_peak(ctx, AG_SCRATCH);
+    f->stage[TRAIN_STAGE_TRAINING] = ag_bytes_touched(ctx);
+    return foresee_saving(ctx, g);
+}
+
+ag_status train_ground_forecast(train_forecast *out, ag_ctx *ctx, const train_recipe *recipe,
+                                const train_options *options, int64_t n_pictures, train_work *work)
+{
+    *out = (train_forecast){.base = TRAIN_BASE_BYTES};
+    for (int with_pictures = 1; with_pictures >= 0; with_pictures--) {
+        const train_foresight f = {
+            .forecast = out, .work = work, .n_pictures = n_pictures, .with_pictures = with_pictures};
+        ag_ctx *meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META, .n_threads = ag_ctx_threads(ctx)});
+        train_ground *g = meta ? train_ground_new(meta, recipe, options) : NULL;
+        if (g) {
+            g->foresight = &f;
+            foresee(meta, g);
+            train_ground_free(g);
+        }
+        if (!meta)
+            ag_fail(ctx, AG_ENOMEM, "no memory for a context");
+        else if (ag_status_of(meta) != AG_OK)
+            ag_fail(ctx, ag_status_of(meta), "%s", ag_message(meta));
+        ag_ctx_free(meta);
+        if (ag_status_of(ctx) != AG_OK)
+            return ag_status_of(ctx);
+    }
+    for (int i = 0; i < TRAIN_N_STAGES; i++) {
+        out->stage[i] += out->base;
+        out->peak = out->stage[i] > out->peak ? out->stage[i] : out->peak;
+    }
+    return AG_OK;
+}
