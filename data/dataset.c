@@ -9,8 +9,6 @@
 #include <strings.h>
 #include <sys/stat.h>
 
-#include "autograd/random.h"
-
 bool data_is_image_name(const char *name)
 {
     static const char *const endings[] = {".png", ".jpg", ".jpeg", ".webp", ".ppm",
@@ -218,19 +216,4 @@ ag_status data_set_open(data_set *set, ag_ctx *ctx, const char *dir, const data_
     }
     *set = made;
     return AG_OK;
-}
-
-void data_order(int64_t *order, uint64_t seed, uint32_t epoch, int64_t n, bool shuffle)
-{
-    const ag_draw draw = {.seed = seed, .purpose = AG_DRAW_ORDER, .step = epoch};
-
-    for (int64_t i = 0; i < n; i++)
-        order[i] = i;
-    for (int64_t i = n - 1; shuffle && i > 0; i--) {
-        const int64_t j = ag_draw_integer(&draw, (uint64_t)i, i + 1);
-        const int64_t kept = order[i];
-
-        order[i] = order[j];
-        order[j] = kept;
-    }
 }

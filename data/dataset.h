@@ -67,10 +67,6 @@ ag_status data_set_find_masks(data_set *set, ag_ctx *ctx, const char *dir, unsig
 /* Whether a file of this name is taken for a picture. */
 bool data_is_image_name(const char *name);
 
-/* The order in which epoch `epoch` visits n items: a permutation of 0..n-1 that depends on
- * nothing but seed, epoch and n (Fisher-Yates from AG_DRAW_ORDER), or 0..n-1 without shuffle. */
-void data_order(int64_t *order, uint64_t seed, uint32_t epoch, int64_t n, bool shuffle);
-
 #ifdef __cplusplus
 }
 #endif

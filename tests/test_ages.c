@@ -446,34 +446,6 @@ static void test_no_memory(void **state)
     ag_ctx_free(ctx);
 }
 
-static void test_order(void **state)
-{
-    int64_t order[101], again[101];
-    int64_t moved = 0;
-
-    (void)state;
-    data_order(order, 42, 3, 101, false);
-    for (int i = 0; i < 101; i++)
-        assert_int_equal(order[i], i);
-    for (int64_t n = 0; n <= 101; n++) {
-        bool seen[101] = {false};
-
-        data_order(order, 42, 3, n, true);
-        for (int64_t i = 0; i < n; i++) {
-            assert_true(order[i] >= 0 && order[i] < n && !seen[order[i]]);
-            seen[order[i]] = true;
-        }
-    }
-    data_order(again, 42, 3, 101, true);
-    assert_memory_equal(order, again, sizeof order);
-    data_order(again, 42, 4, 101, true); /* another epoch, another order */
-    for (int i = 0; i < 101; i++)
-        moved += order[i] != again[i];
-    assert_true(moved > 90);
-    data_order(again, 43, 3, 101, true);
-    assert_memory_not_equal(order, again, sizeof order);
-}
-
 static void test_photos(void **state)
 {
     ag_ctx *ctx = check_context();
@@ -504,8 +476,7 @@ int main(void)
         cmocka_unit_test(test_repeats),   cmocka_unit_test(test_captions),
         cmocka_unit_test(test_masks),     cmocka_unit_test(test_stats),
         cmocka_unit_test(test_set_of_thousands),
-        cmocka_unit_test(test_no_memory), cmocka_unit_test(test_order),
-        cmocka_unit_test(test_photos),
+        cmocka_unit_test(test_no_memory), cmocka_unit_test(test_photos),
     };
 
     return cmocka_run_group_tests_name("ages", tests, set_up, tear_down);

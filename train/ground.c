@@ -3,6 +3,7 @@
 
 #include <sys/stat.h>
 
+#include "data/batches.h"
 #include "data/file.h"
 #include "train/precision.h"
 
