@@ -71,6 +71,7 @@ ag_status probe_gradients(probe_out *out, ag_ctx *ctx, nn_params *params, const 
 /* What every part is told. */
 typedef struct probe_common {
     const char *model, *in, *out;
+    cli_texts loras;
     bool grad, gradient_checkpointing;
     int mixed_precision; /* a train_precision */
     cli_device device;

@@ -3,6 +3,7 @@
 
 #include "autograd/grad.h"
 #include "autograd/ops.h"
+#include "cli/lora.h"
 #include "cli/probe.h"
 #include "train/precision.h"
 
@@ -10,6 +11,18 @@ static const cli_group GROUPS[] = {{"files", probe_file_flags, 0},
                                    {"arithmetic", probe_precision_flags, 0},
                                    {"the machine", cli_device_flags, offsetof(probe_common, device)},
                                    {0}};
+
+static const cli_flag LORA_FLAGS[] = {
+    {.name = "lora", .kind = CLI_TEXTS, .offset = offsetof(probe_common, loras), .value = "FILE[:WEIGHT]",
+     .help = CLI_LORA_HELP},
+    {0},
+};
+
+static const cli_group LORA_GROUPS[] = {{"files", probe_file_flags, 0},
+                                        {"what is merged into the weights", LORA_FLAGS, 0},
+                                        {"arithmetic", probe_precision_flags, 0},
+                                        {"the machine", cli_device_flags, offsetof(probe_common, device)},
+                                        {0}};
 
 /* One probe of a network, from inputs to the list of outputs. */
 typedef struct probe {
@@ -167,7 +180,8 @@ static ag_status run(ag_ctx *ctx, const probe_common *o, data_component componen
     p.compute = train_compute_dtype(ctx, o->mixed_precision);
     ag_record(ctx, o->grad);
     if (ag_status_of(ctx) == AG_OK && probe_in_open(&p.in, ctx, o->in) == AG_OK &&
-        pipe_open(&p.model, ctx, &source, 1u << component) == AG_OK) {
+        pipe_open(&p.model, ctx, &source, 1u << component) == AG_OK &&
+        cli_lora_merge(ctx, p.model, &o->loras) == AG_OK) {
         if (o->grad)
             nn_params_train(ctx, pipe_params(p.model, component), NULL, true);
         if (network(&p) == AG_OK)
@@ -210,10 +224,12 @@ int probe_networks(const char *part, int argc, char *const *argv)
         cli_body body;
     } NETWORKS[] = {
         {{.command = "probe text_encoder", .usage = "--model DIR --in IN --out OUT",
-          .summary = "input_ids [N,T] -> last_hidden_state [N,T,D], after the final layer norm", .groups = GROUPS},
+          .summary = "input_ids [N,T] -> last_hidden_state [N,T,D], after the final layer norm",
+          .groups = LORA_GROUPS},
          text_body},
         {{.command = "probe unet", .usage = "--model DIR --in IN --out OUT",
-          .summary = "sample [N,C,H,W], timestep [N], encoder_hidden_states [N,T,Dc] -> sample [N,C,H,W]", .groups = GROUPS},
+          .summary = "sample [N,C,H,W], timestep [N], encoder_hidden_states [N,T,Dc] -> sample [N,C,H,W]",
+          .groups = LORA_GROUPS},
          unet_body},
         {{.command = "probe vae_encode", .usage = "--model DIR --in IN --out OUT",
           .summary = "pixels [N,3,H,W] in -1..1 -> mean, logvar (clamped) [N,4,h,w], unscaled; the cotangent is the "

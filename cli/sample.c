@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "cli/command.h"
+#include "cli/lora.h"
 #include "data/file.h"
 #include "edit/generate.h"
 #include "edit/sheet.h"
@@ -11,7 +12,7 @@
 
 typedef struct options {
     const char *model, *revision, *variant, *tokenizer_name, *negative_prompt, *output;
-    cli_texts prompts;
+    cli_texts prompts, loras;
     int64_t num_images, height, width, seed, steps, batch, columns, zoom;
     double guidance;
     int sampler, precision;
@@ -30,6 +31,7 @@ static const cli_flag FLAGS[] = {
      .help = "one or several; several make a grid"},
     {.name = "output", .kind = CLI_TEXT, .offset = AT(output), .value = "FILE.png", .required = true,
      .help = "where the picture goes; of several, the grid"},
+    {.name = "lora", .kind = CLI_TEXTS, .offset = AT(loras), .value = "FILE[:WEIGHT]", .help = CLI_LORA_HELP},
     {.name = "negative_prompt", .kind = CLI_TEXT, .offset = AT(negative_prompt), .value = "TEXT", .fallback = "",
      .help = "what to steer away from"},
     {.name = "num_images", .kind = CLI_INT, .offset = AT(num_images), .value = "N", .fallback = "1", .low = 1,
@@ -141,7 +143,8 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
         fprintf(stderr, "%s does not say what its U-Net predicts; taken: %s\n", o->model,
                 model->schedule.prediction_type == DATA_V_PREDICTION ? "v_prediction" : "epsilon");
     images = ag_new(ctx, (size_t)n, sizeof *images, "pictures");
-    if (images && edit_generate(images, ctx, model, &generate) == AG_OK)
+    if (images && cli_lora_merge(ctx, model, &o->loras) == AG_OK &&
+        edit_generate(images, ctx, model, &generate) == AG_OK)
         write_result(ctx, o, images, n);
     for (int64_t i = 0; images && i < n; i++)
         data_image_free(&images[i]);
