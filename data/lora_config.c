@@ -20,6 +20,22 @@ static const json_t *value_of(const lora_config *config, const char *key)
     return json_object_get(config->root, full);
 }
 
+/* A switch of this component that is on and neither DoRA nor rsLoRA: another product than ours. NULL: none. */
+static const char *other_switch(const lora_config *config)
+{
+    const size_t n = strlen(config->prefix);
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(config->root, key, value)
+    {
+        if (strncmp(key, config->prefix, n) == 0 && strncmp(key + n, "use_", 4) == 0 && json_is_true(value) &&
+            strcmp(key + n, "use_dora") != 0 && strcmp(key + n, "use_rslora") != 0)
+            return key;
+    }
+    return NULL;
+}
+
 static bool is_on(const lora_config *config, const char *key)
 {
     return json_is_true(value_of(config, key));
@@ -37,6 +53,8 @@ ag_status lora_config_check(ag_ctx *ctx, const lora_config *config)
     if (is_on(config, "fan_in_fan_out"))
         return ag_fail(ctx, AG_EUNSUPPORTED, "%s: %sfan_in_fan_out is true: no model here stores its weights so",
                        config->file, config->prefix);
+    if (other_switch(config))
+        return ag_fail(ctx, AG_EUNSUPPORTED, "%s: %.80s is on, which is not read", config->file, other_switch(config));
     return AG_OK;
 }
 

@@ -357,7 +357,9 @@ static ag_status settle_scale(ag_ctx *ctx, data_lora *lora, data_lora_module *m)
     if (m->tensor[DATA_LORA_ALPHA] >= 0) {
         if (read_number(&m->alpha, ctx, lora, m->tensor[DATA_LORA_ALPHA]) != AG_OK)
             return ag_status_of(ctx);
-        m->alpha_said = m->alpha != 0.0; /* kohya: 0 is the rank */
+        m->alpha_said = true;
+        if (m->alpha == 0.0) /* kohya: the rank */
+            m->alpha = (double)m->rank;
     }
     if (m->rank == 0)
         return AG_OK; /* what is stored whole is taken whole */
