@@ -30,6 +30,7 @@ static const cli_group GROUPS[] = {{"files", probe_file_flags, offsetof(options,
                                    {"the run", cli_run_flags, offsetof(options, train)},
                                    {"what is learned", cli_objective_flags, offsetof(options, train)},
                                    {"prior preservation", cli_prior_flags, offsetof(options, train)},
+                                   {"LoRA", cli_lora_flags, offsetof(options, train)},
                                    {"the optimizer", cli_optimizer_flags, offsetof(options, train)},
                                    {"the machine", cli_device_flags, offsetof(options, common.device)},
                                    {"without effect", cli_unused_flags, offsetof(options, unused)},
@@ -104,6 +105,7 @@ static ag_status train(ag_ctx *ctx, const options *o, const train_options *how, 
 {
     train_given given = {0};
     train_state *state = NULL;
+    train_lora lora = {0};
     probe_out out = {0};
     double *loss = NULL, *norm = NULL, *lr = NULL;
 
@@ -112,12 +114,13 @@ static ag_status train(ag_ctx *ctx, const options *o, const train_options *how, 
         loss = ag_new(ctx, (size_t)K, sizeof *loss, "losses");
         norm = ag_new(ctx, (size_t)K, sizeof *norm, "norms");
         lr = ag_new(ctx, (size_t)K, sizeof *lr, "rates");
-        if (loss && norm && lr && train_given_run(ctx, model, how, &given, loss, norm, lr, &state) == AG_OK &&
+        if (loss && norm && lr && train_given_run(ctx, model, how, &given, loss, norm, lr, &state, &lora) == AG_OK &&
             add_series(&out, ctx, "loss", loss, K) == AG_OK && add_series(&out, ctx, "grad_norm", norm, K) == AG_OK &&
             add_series(&out, ctx, "lr", lr, K) == AG_OK && add_state(&out, ctx, state) == AG_OK)
             probe_out_write(&out, ctx, o->common.out);
     }
     train_state_free(state);
+    train_lora_free(&lora);
     probe_out_free(&out);
     free_given(&given);
     ag_delete(loss);
@@ -142,6 +145,8 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
         how.max_train_steps = 0;
     if (o->recipe == SPECIALIZE && !cli_given(parsed, "contrast_weight"))
         how.contrast_weight = 0.0;
+    if (o->recipe == SPECIALIZE && !cli_lora_given(parsed))
+        how.rank = 0;
     if (!cli_given(parsed, "mixed_precision"))
         how.mixed_precision = TRAIN_PRECISION_NO;
     if (probe_in_open(&in, ctx, o->common.in) == AG_OK &&

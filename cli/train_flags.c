@@ -12,6 +12,7 @@
 static const char *const MODES[] = {"finetune_double_prompt", "finetune_single_prompt", NULL};
 static const char *const PRECISIONS[] = {"auto", "no", "bf16", "fp16", NULL};
 static const char *const LOSSES[] = {"l2", "huber", "smooth_l1", NULL};
+static const char *const PRIOR_TARGETS[] = {"noise", "model", NULL};
 static const char *const PREDICTIONS[] = {"model", "epsilon", "v_prediction", NULL};
 
 const cli_flag cli_model_flags[] = {
@@ -119,6 +120,8 @@ const cli_flag cli_prior_flags[] = {
     {.name = "contrast_weight", .kind = CLI_REAL, .offset = AT(contrast_weight), .value = "W", .fallback = "0.1",
      .low = 0, .high = 1e6,
      .help = "of SelfAge's contrastive term, in each half; only with prior preservation, and nothing at batch size 1"},
+    {.name = "prior_target", .kind = CLI_CHOICE, .offset = AT(prior_target), .choices = PRIOR_TARGETS,
+     .fallback = "noise", .help = "what the other people's half should predict: the noise, or what the frozen model does"},
     {0},
 };
 

@@ -11,6 +11,7 @@ extern const cli_flag cli_data_flags[];         /* pictures, ages, prompts */
 extern const cli_flag cli_run_flags[];          /* output, length, batches, checkpoints, seed */
 extern const cli_flag cli_objective_flags[];    /* what is trained, and the loss */
 extern const cli_flag cli_prior_flags[];        /* prior preservation and contrast */
+extern const cli_flag cli_lora_flags[];         /* adapters (lora_flags.c) */
 extern const cli_flag cli_optimizer_flags[];    /* rate, schedule, AdamW, clipping */
 
 /* Flags of the original programs that do nothing here. They are taken, so that published commands run,
@@ -20,6 +21,9 @@ typedef struct cli_unused {
     bool switches[12];
 } cli_unused;
 extern const cli_flag cli_unused_flags[];
+
+/* Was one of LoRA's flags given? */
+bool cli_lora_given(const cli_parsed *parsed);
 
 /* Values that no table can check; fills the seed from the clock when none was given. `unused` may be
  * NULL. */

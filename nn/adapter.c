@@ -303,6 +303,12 @@ void nn_adapters_set_step(nn_adapters *set, uint32_t step, bool train)
     set->train = train;
 }
 
+void nn_adapters_use(nn_adapters *set, bool on)
+{
+    for (int64_t i = 0; i < set->n; i++)
+        set->list[i]->weight->adapter = on ? set->list[i] : NULL;
+}
+
 /* --- running -------------------------------------------------------------------------------- */
 
 /* x as [rows, the rest] */

@@ -76,6 +76,10 @@ nn_adapter_view nn_adapters_at(const nn_adapters *set, int64_t i);
  * in the backward pass sees the same one. train false (and before any call): nothing is dropped. */
 void nn_adapters_set_step(nn_adapters *set, uint32_t step, bool train);
 
+/* Unhang the adapters for now, or hang them again: what the base computes alone. Adapters in use are needed where a
+ * recorded pass is run again (ag_checkpoint). */
+void nn_adapters_use(nn_adapters *set, bool on);
+
 /* W' - W in the weight's published layout, f32, W' being the weight that computes what the adapter
  * does without dropout, moved by `multiplier` of the way. delta has room for weight->numel. */
 ag_status nn_adapter_delta(ag_ctx *ctx, const nn_adapters *set, int64_t i, double multiplier,

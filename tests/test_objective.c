@@ -253,6 +253,62 @@ static void test_halves(void **state)
     ag_ctx_free(ctx);
 }
 
+/* The class's half against what the model answers without its adapters, on another context; no gradient goes
+ * there. */
+static void test_frozen_target(void **state)
+{
+    static const int64_t timesteps[ROWS] = {10, 500, 990, 3, 250, 700};
+    const int64_t dims[] = {ROWS, SIDE, SIDE, 4};
+    const train_options options = {.rank = 2, .with_prior_preservation = true, .prior_loss_weight = 0.5,
+                                   .prior_target = TRAIN_PRIOR_MODEL};
+    ag_ctx *ctx = check_ctx();
+    pipe_model *m = small_model(ctx);
+    pipe_noise *noise = calloc(1, sizeof *noise);
+    train_diffusion d = {.unet = m->unet, .noise = noise};
+    train_objective o;
+    train_lora lora;
+    train_rows rows = {.n = ROWS, .timesteps = timesteps}, alone;
+    train_predicted with, without;
+    ag_tensor *row_losses, *loss;
+    float *prediction, *target, *frozen;
+    uint64_t seed = 8;
+    double want = 0;
+
+    (void)state;
+    assert_non_null(noise);
+    pipe_noise_init(noise, ctx, &m->schedule);
+    rows.latents = check_random(ctx, &seed, 4, dims);
+    rows.noise = check_random(ctx, &seed, 4, dims);
+    rows.context = check_random(ctx, &seed, 3, (int64_t[]){ROWS, 5, 8});
+    rows.class_context = check_random(ctx, &seed, 3, (int64_t[]){ROWS / 2, 5, 8});
+    alone = rows;
+    alone.context = ag_concat(ctx, ag_slice(ctx, rows.context, 0, 0, ROWS / 2), rows.class_context, 0);
+    train_diffusion_predict(&without, ctx, &d, &alone);
+    train_lora_new(&lora, ctx, &options, m);
+    check_ok(ctx, "adapters");
+    nn_params_rule(ctx, nn_adapters_params(lora.unet));
+    train_objective_init(&o, ctx, &options, &lora);
+    assert_true(train_objective_wants_class_context(&o));
+    train_diffusion_predict(&with, ctx, &d, &rows);
+    prediction = check_values(ctx, with.prediction);
+    target = check_values(ctx, with.target);
+    frozen = check_values(ctx, without.prediction);
+    for (int64_t r = 0; r < ROWS; r++)
+        want += row_mean(prediction, r < ROWS / 2 ? target : frozen, r) / (ROWS / 2) * (r < ROWS / 2 ? 1.0 : 0.5);
+    loss = train_objective_loss(ctx, &o, &d, &rows, &row_losses);
+    check_close("loss", 0, scalar(ctx, loss), want, 0, 1e-5);
+    train_lora_free(&lora);
+
+    train_objective_init(&o, ctx, &options, &lora);
+    check_failed(ctx, AG_EINVAL, "no adapters");
+    free(prediction);
+    free(target);
+    free(frozen);
+    free(noise);
+    pipe_close(m);
+    ag_ctx_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -260,6 +316,7 @@ int main(void)
         cmocka_unit_test(test_contrast_values),
         cmocka_unit_test(test_contrast_gradient),
         cmocka_unit_test(test_halves),
+        cmocka_unit_test(test_frozen_target),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -373,8 +373,9 @@ static void check_case(const given_case *c)
     const train_options options = options_of(c);
     double loss[K], grad_norm[K], lr[K];
     train_state *state = NULL;
+    train_lora lora;
 
-    train_given_run(ctx, model, &options, &given, loss, grad_norm, lr, &state);
+    train_given_run(ctx, model, &options, &given, loss, grad_norm, lr, &state, &lora);
     check_ok(ctx, c->name);
     compare_curve(ctx, c->name, "lr", lr, 1e-12);
     compare_curve(ctx, c->name, "loss", loss, 1e-5);
@@ -419,7 +420,7 @@ static void test_trajectory_bf16(void **state)
         train_options options = options_of(c);
         double loss[K], grad_norm[K], lr[K];
         options.mixed_precision = TRAIN_PRECISION_BF16;
-        train_given_run(ctx, model, &options, &given, loss, grad_norm, lr, NULL);
+        train_given_run(ctx, model, &options, &given, loss, grad_norm, lr, NULL, NULL);
         check_ok(ctx, c->name);
         compare_curve(ctx, c->name, "loss", loss, 1e-2);
         compare_curve(ctx, c->name, "grad_norm", grad_norm, 2e-2);
@@ -664,15 +665,15 @@ static void test_refusals(void **state)
     check_failed_with(a.ctx, AG_EINVAL, "learning rate");
     assert_null(other);
     a.given.channels = 3;
-    train_given_run(a.ctx, a.model, &options, &a.given, loss, norm, lr, NULL);
+    train_given_run(a.ctx, a.model, &options, &a.given, loss, norm, lr, NULL, NULL);
     check_failed_with(a.ctx, AG_ESHAPE, "3 channels");
     a.given.channels = 4;
     ((int64_t *)a.given.timesteps)[4] = 1000;
-    train_given_run(a.ctx, a.model, &options, &a.given, loss, norm, lr, NULL);
+    train_given_run(a.ctx, a.model, &options, &a.given, loss, norm, lr, NULL, NULL);
     check_failed_with(a.ctx, AG_EINVAL, "timestep 1000");
     ((int64_t *)a.given.timesteps)[4] = 1;
     ((float *)a.given.latents)[700] = INFINITY; /* of update 1 */
-    train_given_run(a.ctx, a.model, &options, &a.given, loss, norm, lr, NULL);
+    train_given_run(a.ctx, a.model, &options, &a.given, loss, norm, lr, NULL, NULL);
     check_failed_with(a.ctx, AG_ENUMERIC, "update 1");
     free_small(&a);
 }

@@ -23,6 +23,8 @@ typedef struct train_rows {
     const int64_t *timesteps; /* [n], 0 <= t < the schedule's */
     ag_tensor *context;       /* f32 [n,T,D] */
     ag_tensor *mask;          /* f32 [n,h,w,1], >= 0: how much each place counts; NULL: all the same */
+    ag_tensor *class_context; /* f32 [n/2,T,D]: what the frozen text encoder says of the second half; see
+                                 train_objective.frozen */
 } train_rows;
 
 typedef struct train_diffusion {

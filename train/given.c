@@ -17,6 +17,7 @@ typedef struct run {
     train_diffusion diffusion;
     train_objective objective;
     nn_clip_options text_options;
+    train_lora lora;
     train_state *state;
 } run;
 
@@ -47,11 +48,12 @@ static ag_tensor *rows_of(ag_ctx *ctx, const train_given *g, const float *values
     return ag_permute(ctx, ag_from_f32(ctx, values + k * n, 4, dims), (int[]){0, 2, 3, 1});
 }
 
-static ag_tensor *contexts_of(ag_ctx *ctx, const run *r, int64_t k)
+/* Of rows first .. first + n - 1 of update k. */
+static ag_tensor *contexts_of(ag_ctx *ctx, const run *r, int64_t k, int64_t first, int64_t n)
 {
     const train_given *g = r->given;
-    const int64_t dims[] = {g->n_rows, g->n_tokens};
-    const int64_t *ids = g->input_ids + k * g->n_rows * g->n_tokens;
+    const int64_t dims[] = {n, g->n_tokens};
+    const int64_t *ids = g->input_ids + (k * g->n_rows + first) * g->n_tokens;
     const bool was = ag_record(ctx, r->trains_text && ag_recording(ctx));
     ag_tensor *context =
         nn_clip_text_forward(ctx, r->model->text, ag_from_i64(ctx, ids, 2, dims), &r->text_options);
@@ -69,13 +71,21 @@ static ag_tensor *loss_of(ag_ctx *ctx, void *user)
 {
     const one_loss *u = user;
     const train_given *g = u->r->given;
-    const train_rows rows = {.n = g->n_rows,
-                             .latents = rows_of(ctx, g, g->latents, u->k),
-                             .noise = rows_of(ctx, g, g->noise, u->k),
-                             .timesteps = g->timesteps + u->k * g->n_rows,
-                             .context = contexts_of(ctx, u->r, u->k)};
+    const int64_t half = g->n_rows / 2;
+    train_rows rows = {.n = g->n_rows,
+                       .latents = rows_of(ctx, g, g->latents, u->k),
+                       .noise = rows_of(ctx, g, g->noise, u->k),
+                       .timesteps = g->timesteps + u->k * g->n_rows,
+                       .context = contexts_of(ctx, u->r, u->k, 0, g->n_rows)};
     ag_tensor *unused;
 
+    if (train_objective_wants_class_context(&u->r->objective)) {
+        const bool was = ag_record(ctx, false);
+        train_lora_use(&u->r->lora, false);
+        rows.class_context = contexts_of(ctx, u->r, u->k, half, half);
+        train_lora_use(&u->r->lora, true);
+        ag_record(ctx, was);
+    }
     return train_objective_loss(ctx, &u->r->objective, &u->r->diffusion, &rows, &unused);
 }
 
@@ -84,11 +94,13 @@ static ag_status one_update(ag_ctx *ctx, const run *r, int64_t k, double *loss, 
 {
     const ag_scope scope = ag_scope_open(ctx);
     one_loss user = {r, k};
-    ag_tensor *t = loss_of(ctx, &user);
+    ag_tensor *t;
     train_update update;
     char what[512];
     float value = 0.0f;
 
+    train_lora_set_step(&r->lora, (uint32_t)k);
+    t = loss_of(ctx, &user);
     if (t && ag_read(ctx, t, &value, sizeof value) == AG_OK && !isfinite(value)) {
         train_find_nonfinite(ctx, loss_of, &user, what, sizeof what);
         ag_fail(ctx, AG_ENUMERIC, "update %lld: the loss is not finite; first seen in %s",
@@ -110,19 +122,15 @@ static ag_status make_state(ag_ctx *ctx, run *r, const train_options *o)
     const opt_config config = train_opt_config(o);
     const int64_t total = o->max_train_steps > 0 ? o->max_train_steps : r->given->n_updates;
     const opt_schedule schedule = train_schedule(o, total);
-    const train_part parts[] = {{pipe_params(r->model, DATA_UNET), "unet."},
-                                {pipe_params(r->model, DATA_TEXT_ENCODER), "text_encoder."}};
-    const int n_parts = o->train_text_encoder ? 2 : 1;
+    train_part parts[2];
+    const int n_parts = train_parts(parts, ctx, o, &r->lora, r->model);
 
-    for (int p = 0; p < n_parts; p++)
-        nn_params_train(ctx, parts[p].params, NULL, true);
-    return train_state_new(&r->state, ctx, parts, n_parts, &config, &schedule, o->max_grad_norm,
-                           o->ema_decay);
+    return train_state_new(&r->state, ctx, parts, n_parts, &config, &schedule, o->max_grad_norm, o->ema_decay);
 }
 
 ag_status train_given_run(ag_ctx *ctx, pipe_model *model, const train_options *options,
                           const train_given *given, double *loss, double *grad_norm, double *lr,
-                          train_state **state)
+                          train_state **state, train_lora *lora)
 {
     const ag_dtype compute = train_compute_dtype(ctx, options->mixed_precision);
     run *r = ag_new(ctx, 1, sizeof *r, "training");
@@ -137,19 +145,23 @@ ag_status train_given_run(ag_ctx *ctx, pipe_model *model, const train_options *o
             options->prediction_type == TRAIN_PREDICTION_V ? DATA_V_PREDICTION : DATA_EPSILON;
     if (check_shapes(ctx, model, given) == AG_OK &&
         pipe_noise_init(&r->noise, ctx, &model->schedule) == AG_OK &&
+        train_lora_new(&r->lora, ctx, options, model) == AG_OK &&
+        train_objective_init(&r->objective, ctx, options, &r->lora) == AG_OK &&
         make_state(ctx, r, options) == AG_OK) {
         train_diffusion_init(&r->diffusion, options, model->unet, &r->noise);
-        train_objective_init(&r->objective, options);
         r->diffusion.unet_options.compute = compute;
         r->text_options =
             (nn_clip_options){.checkpointing = options->gradient_checkpointing, .compute = compute};
         for (int64_t k = 0; k < given->n_updates && ag_status_of(ctx) == AG_OK; k++)
             one_update(ctx, r, k, loss, grad_norm, lr);
     }
-    if (state && ag_status_of(ctx) == AG_OK)
+    if (state && ag_status_of(ctx) == AG_OK) {
         *state = r->state;
-    else
+        *lora = r->lora;
+    } else {
         train_state_free(r->state);
+        train_lora_free(&r->lora);
+    }
     ag_delete(r);
     return ag_status_of(ctx);
 }

@@ -3,6 +3,7 @@
 
 #include <sys/stat.h>
 
+#include "autograd/grad.h"
 #include "data/batches.h"
 #include "data/file.h"
 #include "train/precision.h"
@@ -33,7 +34,24 @@ ag_status train_ground_draw(train_drawn *out, ag_ctx *ctx, train_ground *g, cons
 {
     const train_draw_counts counts = g->recipe->counts(g, train_slice_of(&g->calendar, moment, micro).n);
 
+    train_lora_set_step(&g->lora, train_draw_step(&g->calendar, moment, micro));
     return train_draw(out, ctx, &g->drawer, &g->calendar, moment, micro, &counts);
+}
+
+void train_ground_contexts(train_rows *batch, ag_ctx *ctx, train_ground *g, const int64_t *prompts)
+{
+    const int64_t half = batch->n / 2;
+    bool was;
+
+    batch->context = train_prompts_context(ctx, g->prompts, g->model, prompts, batch->n, &g->text_options);
+    if (!train_objective_wants_class_context(&g->objective))
+        return;
+    was = ag_record(ctx, false);
+    train_lora_use(&g->lora, false);
+    batch->class_context =
+        train_prompts_context(ctx, g->prompts, g->model, prompts + half, half, &g->text_options);
+    train_lora_use(&g->lora, true);
+    ag_record(ctx, was);
 }
 
 /* --- setting up --------------------------------------------------------------------------------------- */
@@ -165,11 +183,11 @@ static ag_status make_drawer(ag_ctx *ctx, train_ground *g)
 static ag_status open_model(ag_ctx *ctx, train_ground *g)
 {
     const train_options *o = g->options;
+    const ag_dtype compute = train_compute_dtype(ctx, o->mixed_precision);
     const pipe_source source = {.model = o->pretrained_model_name_or_path,
                                 .revision = o->revision,
                                 .variant = o->variant,
                                 .tokenizer_name = o->tokenizer_name};
-    const ag_dtype compute = train_compute_dtype(ctx, o->mixed_precision);
 
     if (ag_status_of(ctx) != AG_OK || pipe_open(&g->model, ctx, &source, PIPE_TEXT | PIPE_TOKENIZER) != AG_OK)
         return ag_status_of(ctx);
@@ -182,11 +200,10 @@ static ag_status open_model(ag_ctx *ctx, train_ground *g)
     if (pipe_noise_init(&g->noise, ctx, &g->model->schedule) != AG_OK || fill_caches(ctx, g, compute) != AG_OK ||
         pipe_add(ctx, g->model, PIPE_UNET) != AG_OK)
         return ag_status_of(ctx);
-    nn_params_train(ctx, pipe_params(g->model, DATA_UNET), NULL, true);
-    if (o->train_text_encoder)
-        nn_params_train(ctx, pipe_params(g->model, DATA_TEXT_ENCODER), NULL, true);
+    if (train_lora_new(&g->lora, ctx, o, g->model) != AG_OK ||
+        train_objective_init(&g->objective, ctx, o, &g->lora) != AG_OK)
+        return ag_status_of(ctx);
     train_diffusion_init(&g->diffusion, o, g->model->unet, &g->noise);
-    train_objective_init(&g->objective, o);
     g->diffusion.unet_options.compute = compute;
     g->text_options = (nn_clip_options){.checkpointing = o->gradient_checkpointing, .compute = compute};
     return make_drawer(ctx, g);
@@ -220,11 +237,10 @@ ag_status train_ground_make_state(ag_ctx *ctx, train_ground *g)
     const opt_config config = train_opt_config(o);
     const opt_schedule schedule =
         train_schedule(o, train_total_updates(&g->calendar, o->max_train_steps, o->num_train_epochs));
-    const train_part parts[] = {{pipe_params(g->model, DATA_UNET), "unet."},
-                                {pipe_params(g->model, DATA_TEXT_ENCODER), "text_encoder."}};
+    train_part parts[2];
+    const int n_parts = train_parts(parts, ctx, o, &g->lora, g->model);
 
-    return train_state_new(&g->state, ctx, parts, o->train_text_encoder ? 2 : 1, &config, &schedule,
-                           o->max_grad_norm, o->ema_decay);
+    return train_state_new(&g->state, ctx, parts, n_parts, &config, &schedule, o->max_grad_norm, o->ema_decay);
 }
 
 void train_ground_free(train_ground *g)
@@ -235,6 +251,7 @@ void train_ground_free(train_ground *g)
     for (int i = 0; i < TRAIN_MAX_SETS; i++)
         train_latents_free(g->latents[i]);
     train_prompts_free(g->prompts);
+    train_lora_free(&g->lora);
     pipe_close(g->model);
     g->recipe->close(g);
     ag_delete(g->order);

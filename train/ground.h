@@ -72,6 +72,7 @@ struct train_ground {
     double scale; /* of latents */
     pipe_noise noise;
     train_diffusion diffusion;
+    train_lora lora;
     train_objective objective;
     nn_clip_options text_options;
     train_drawer drawer;
@@ -103,9 +104,12 @@ void train_ground_free(train_ground *ground);
 ag_status train_assume_set(ag_ctx *ctx, train_ground *ground, data_set *set, int64_t n);
 /* The sample at a place of an epoch's order. */
 int64_t train_sample_at(train_ground *ground, int64_t epoch, int64_t place);
-/* The numbers of a micro-step. */
+/* The numbers of a micro-step, its dropout included. */
 ag_status train_ground_draw(train_drawn *out, ag_ctx *ctx, train_ground *ground, const train_moment *moment,
                             int64_t micro);
+/* The contexts of n rows, and those of the second half as the frozen text encoder sees it where the objective wants
+ * that: the context and class_context of a batch. */
+void train_ground_contexts(train_rows *batch, ag_ctx *ctx, train_ground *ground, const int64_t *prompts);
 
 #ifdef __cplusplus
 }

@@ -1,14 +1,47 @@
 /* objective.c - see objective.h. */
 #include "train/objective.h"
 
+#include "autograd/grad.h"
 #include "autograd/ops.h"
 #include "train/contrast.h"
 
-void train_objective_init(train_objective *out, const train_options *options)
+ag_status train_objective_init(train_objective *out, ag_ctx *ctx, const train_options *o, const train_lora *lora)
 {
-    *out = (train_objective){.with_prior = options->with_prior_preservation,
-                             .prior_loss_weight = options->prior_loss_weight,
-                             .contrast_weight = options->contrast_weight};
+    const bool asks_model = o->with_prior_preservation && o->prior_target == TRAIN_PRIOR_MODEL;
+
+    *out = (train_objective){.with_prior = o->with_prior_preservation,
+                             .prior_loss_weight = o->prior_loss_weight,
+                             .contrast_weight = o->contrast_weight,
+                             .frozen = asks_model ? lora : NULL};
+    if (asks_model && !lora->unet)
+        return ag_fail(ctx, AG_EINVAL, "--prior_target model: the frozen model answers without its adapters, and when whole "
+                                       "weights are trained there are none; train a LoRA (--rank)");
+    return ag_status_of(ctx);
+}
+
+bool train_objective_wants_class_context(const train_objective *o)
+{
+    return o->frozen != NULL;
+}
+
+/* Give the second half of the targets to the frozen model. */
+static void ask_frozen(train_predicted *p, ag_ctx *ctx, const train_objective *o, const train_diffusion *d,
+                       const train_rows *rows)
+{
+    const int64_t half = rows->n / 2;
+    const train_rows classes = {.n = half,
+                                .latents = ag_slice(ctx, rows->latents, 0, half, half),
+                                .noise = ag_slice(ctx, rows->noise, 0, half, half),
+                                .timesteps = rows->timesteps + half,
+                                .context = rows->class_context};
+    const bool was = ag_record(ctx, false);
+    train_predicted answer = {0};
+
+    train_lora_use(o->frozen, false);
+    train_diffusion_predict(&answer, ctx, d, &classes);
+    train_lora_use(o->frozen, true);
+    p->target = ag_concat(ctx, ag_slice(ctx, p->target, 0, 0, half), answer.prediction, 0);
+    ag_record(ctx, was);
 }
 
 /* Rows first .. first + n - 1. */
@@ -37,6 +70,8 @@ ag_tensor *train_objective_loss(ag_ctx *ctx, const train_objective *objective, c
     }
     if (train_diffusion_predict(&p, ctx, diffusion, rows) != AG_OK)
         return NULL;
+    if (objective->frozen)
+        ask_frozen(&p, ctx, objective, diffusion, rows);
     *row_losses = train_diffusion_rows(ctx, diffusion, rows, &p, objective->with_prior ? half : rows->n);
     if (!objective->with_prior)
         return ag_mean(ctx, *row_losses, AG_ALL_AXES, false);

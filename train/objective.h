@@ -5,12 +5,14 @@
  *   with      L = (M_i + w_c C_i) + w_p (M_c + w_c C_c)
  *
  * M is a half's mean over rows, C its contrast (train/contrast.h). min-SNR weighs the instances alone
- * (huggingface/diffusers: examples/dreambooth/train_dreambooth.py).
+ * (huggingface/diffusers: examples/dreambooth/train_dreambooth.py). The class's target is the noise like everyone's,
+ * or what the frozen model predicts from the same noisy latents.
  */
 #ifndef TRAIN_OBJECTIVE_H
 #define TRAIN_OBJECTIVE_H
 
 #include "train/diffusion.h"
+#include "train/lora.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,9 +22,14 @@ typedef struct train_objective {
     bool with_prior;
     double prior_loss_weight; /* w_p */
     double contrast_weight;   /* w_c; 0: no contrast */
+    const train_lora *frozen; /* without these the model answers for the class; NULL: the noise does */
 } train_objective;
 
-void train_objective_init(train_objective *out, const train_options *options);
+/* lora is borrowed. AG_EINVAL when the frozen model is asked for and there are no adapters to leave out. */
+ag_status train_objective_init(train_objective *out, ag_ctx *ctx, const train_options *options, const train_lora *lora);
+
+/* Must a batch bring class_context? */
+bool train_objective_wants_class_context(const train_objective *objective);
 
 /* The loss of a batch, f32 []; *row_losses gets its rows' own, f32 [n], before w_p. AG_ESHAPE for halves of an
  * odd number of rows. */

@@ -27,6 +27,9 @@ typedef enum train_prediction {
     TRAIN_PREDICTION_V
 } train_prediction;
 
+/* What the class's rows should predict. */
+typedef enum train_prior_target { TRAIN_PRIOR_NOISE, TRAIN_PRIOR_MODEL /* what the frozen model predicts */ } train_prior_target;
+
 typedef struct train_options {
     /* the model */
     const char *pretrained_model_name_or_path, *revision, *variant, *tokenizer_name;
@@ -63,6 +66,16 @@ typedef struct train_options {
     int prediction_type; /* a train_prediction */
     bool with_prior_preservation;
     double prior_loss_weight, contrast_weight;
+    int prior_target; /* a train_prior_target */
+
+    /* LoRA */
+    int64_t rank; /* 0: none, whole weights are trained */
+    double lora_alpha; /* 0: the rank */
+    double lora_dropout;
+    bool use_rslora, use_dora;
+    int64_t lora_conv; /* the rank of convolutions of more than 1x1; 0: they get none */
+    const char *lora_targets, *lora_text_targets; /* names, with commas; NULL: the attention's */
+    const char *lora_init; /* "gaussian" (NULL), "kaiming", or a file of first values */
 
     /* how */
     int optimizer; /* an opt_kind */

@@ -105,7 +105,7 @@ static ag_tensor *loss(ag_ctx *ctx, void *user, const train_moment *moment, int6
     batch.latents = train_latents_sample(ctx, twice(ctx, moments), d.posterior, g->scale);
     batch.noise = twice(ctx, d.noise);
     batch.timesteps = d.timesteps;
-    batch.context = train_prompts_context(ctx, g->prompts, g->model, prompts, batch.n, &g->text_options);
+    train_ground_contexts(&batch, ctx, g, prompts);
     return train_objective_loss(ctx, &g->objective, &g->diffusion, &batch, rows);
 }
 

@@ -1,0 +1,106 @@
+/* lora.c - see lora.h. */
+#include "train/lora.h"
+
+#include <string.h>
+
+/* --- lists of names -------------------------------------------------------------------------------- */
+
+enum { MAX_TARGETS = 64 };
+
+typedef struct names {
+    char *text; /* what the names point into */
+    const char *items[MAX_TARGETS];
+    int64_t n;
+} names;
+
+/* Names between commas or blanks; `more` (may be NULL) follows. */
+static ag_status split(names *out, ag_ctx *ctx, const char *list, const char *more)
+{
+    char *rest = NULL;
+
+    *out = (names){.text = ag_printf(ctx, "%s,%s", list, more ? more : "")};
+    for (char *name = out->text ? strtok_r(out->text, ", ", &rest) : NULL; name; name = strtok_r(NULL, ", ", &rest)) {
+        if (out->n == MAX_TARGETS)
+            return ag_fail(ctx, AG_EINVAL, "\"%s\": wanted at most %d names", list, MAX_TARGETS);
+        out->items[out->n++] = name;
+    }
+    if (ag_status_of(ctx) == AG_OK && out->n == 0)
+        return ag_fail(ctx, AG_EINVAL, "an empty list of layers to adapt");
+    return ag_status_of(ctx);
+}
+
+/* --- adapters ------------------------------------------------------------------------------------------ */
+
+static ag_status hang(nn_adapters **out, ag_ctx *ctx, const train_options *o, nn_params *base, const char *targets,
+                      const char *more)
+{
+    names list;
+    nn_lora_config config = {.rank = o->rank,
+                             .conv_rank = o->lora_conv,
+                             .alpha = o->lora_alpha,
+                             .conv_alpha = o->lora_alpha,
+                             .dropout = o->lora_dropout,
+                             .rslora = o->use_rslora,
+                             .dora = o->use_dora,
+                             .seed = (uint64_t)o->seed};
+
+    if (o->lora_init && strcmp(o->lora_init, "kaiming") == 0)
+        config.init = NN_LORA_KAIMING;
+    if (split(&list, ctx, targets, more) == AG_OK) {
+        config.targets = list.items;
+        config.n_targets = list.n;
+        nn_adapters_new(out, ctx, base, &config);
+    }
+    ag_delete(list.text);
+    return ag_status_of(ctx);
+}
+
+ag_status train_lora_new(train_lora *out, ag_ctx *ctx, const train_options *o, const pipe_model *model)
+{
+    const char *targets = o->lora_targets ? o->lora_targets : TRAIN_LORA_UNET_TARGETS;
+    const char *more = o->lora_conv > 0 && !o->lora_targets ? TRAIN_LORA_CONV_TARGETS : NULL;
+    const char *text_targets = o->lora_text_targets ? o->lora_text_targets : TRAIN_LORA_TEXT_TARGETS;
+
+    *out = (train_lora){0};
+    if (o->rank == 0)
+        return ag_status_of(ctx);
+    if (hang(&out->unet, ctx, o, pipe_params(model, DATA_UNET), targets, more) == AG_OK && o->train_text_encoder)
+        hang(&out->text, ctx, o, pipe_params(model, DATA_TEXT_ENCODER), text_targets, NULL);
+    if (ag_status_of(ctx) != AG_OK)
+        train_lora_free(out);
+    return ag_status_of(ctx);
+}
+
+void train_lora_free(train_lora *lora)
+{
+    nn_adapters_free(lora->unet);
+    nn_adapters_free(lora->text);
+    *lora = (train_lora){0};
+}
+
+void train_lora_set_step(const train_lora *lora, uint32_t step)
+{
+    if (lora->unet)
+        nn_adapters_set_step(lora->unet, step, true);
+    if (lora->text)
+        nn_adapters_set_step(lora->text, step, true);
+}
+
+void train_lora_use(const train_lora *lora, bool on)
+{
+    if (lora->unet)
+        nn_adapters_use(lora->unet, on);
+    if (lora->text)
+        nn_adapters_use(lora->text, on);
+}
+
+int train_parts(train_part parts[2], ag_ctx *ctx, const train_options *o, const train_lora *lora,
+                const pipe_model *model)
+{
+    parts[0] = (train_part){lora->unet ? nn_adapters_params(lora->unet) : pipe_params(model, DATA_UNET), "unet."};
+    parts[1] = (train_part){lora->text ? nn_adapters_params(lora->text) : pipe_params(model, DATA_TEXT_ENCODER),
+                            "text_encoder."};
+    for (int p = 0; p < 1 + o->train_text_encoder; p++)
+        nn_params_train(ctx, parts[p].params, NULL, true);
+    return 1 + o->train_text_encoder;
+}
