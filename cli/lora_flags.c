@@ -25,7 +25,7 @@ const cli_flag cli_lora_flags[] = {
     {.name = "lora_text_targets", .kind = CLI_TEXT, .offset = AT(lora_text_targets), .value = "NAMES",
      .help = "the same of the text encoder, with --train_text_encoder (" TRAIN_LORA_TEXT_TARGETS ")"},
     {.name = "lora_init", .kind = CLI_TEXT, .offset = AT(lora_init), .value = "gaussian|kaiming|FILE",
-     .fallback = "gaussian", .help = "how the product begins (its second factor is 0), or the LoRA file to go on from"},
+     .fallback = "gaussian", .help = "how the first factor is drawn (the second begins as 0), or a LoRA file to begin from"},
     {0},
 };
 

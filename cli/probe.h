@@ -50,7 +50,7 @@ ag_status probe_out_add(probe_out *out, ag_ctx *ctx, const char *name, data_dtyp
 /* Add a tensor of ours: [N,H,W,C] is written [N,C,H,W]; others as they are. */
 ag_status probe_out_tensor(probe_out *out, ag_ctx *ctx, const char *name, ag_tensor *t);
 /* Add a tensor of a parameter's internal shape in its published one, as prefix + name. */
-ag_status probe_out_param(probe_out *out, ag_ctx *ctx, const char *prefix, const nn_param *param,
+ag_status probe_out_param(probe_out *out, ag_ctx *ctx, const char *prefix, const char *name, const nn_param *param,
                           const ag_tensor *inner);
 ag_status probe_out_write(const probe_out *out, ag_ctx *ctx, const char *path);
 void probe_out_free(probe_out *out);

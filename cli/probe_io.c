@@ -192,10 +192,10 @@ ag_status probe_out_tensor(probe_out *out, ag_ctx *ctx, const char *name, ag_ten
     return ag_status_of(ctx);
 }
 
-ag_status probe_out_param(probe_out *out, ag_ctx *ctx, const char *prefix, const nn_param *param,
+ag_status probe_out_param(probe_out *out, ag_ctx *ctx, const char *prefix, const char *name, const nn_param *param,
                           const ag_tensor *inner)
 {
-    probe_value *v = add(out, ctx, prefix, param->name, DATA_F32, param->n_dims, param->dims);
+    probe_value *v = add(out, ctx, prefix, name, DATA_F32, param->n_dims, param->dims);
 
     return v ? nn_param_publish(ctx, param, inner, v->values) : ag_status_of(ctx);
 }
@@ -237,7 +237,7 @@ ag_status probe_gradients(probe_out *out, ag_ctx *ctx, nn_params *params, const 
         wanted[i] = i < n_params ? nn_params_at(params, i)->value : inputs[i - n_params].t;
     if (wanted && grads && ag_grad(ctx, &output, &cotangent, 1, wanted, grads, (int)n, 0) == AG_OK) {
         for (int64_t i = 0; i < n_params && ag_status_of(ctx) == AG_OK; i++)
-            probe_out_param(out, ctx, "grad.", nn_params_at(params, i), grads[i]);
+            probe_out_param(out, ctx, "grad.", nn_params_at(params, i)->name, nn_params_at(params, i), grads[i]);
         for (int i = 0; i < n_inputs && ag_status_of(ctx) == AG_OK; i++) {
             char name[128] = "grad_in.";
             strncat(name, inputs[i].name, sizeof name - sizeof "grad_in.");

@@ -4,6 +4,7 @@
 #include "autograd/grad.h"
 #include "cli/probe.h"
 #include "cli/train_flags.h"
+#include "pipeline/lora.h"
 #include "train/given.h"
 
 typedef struct options {
@@ -85,18 +86,22 @@ static ag_status add_series(probe_out *out, ag_ctx *ctx, const char *name, const
     return ag_status_of(ctx);
 }
 
-/* Trained values (and averages) under their names with the component in front. */
-static ag_status add_state(probe_out *out, ag_ctx *ctx, const train_state *state)
+/* The name of trained tensor i in what a run writes, with its component; the caller's. */
+static char *written_name(ag_ctx *ctx, const train_state *state, int64_t i, bool is_lora)
+{
+    const data_component component = strncmp(state->names[i], "unet.", 5) == 0 ? DATA_UNET : DATA_TEXT_ENCODER;
+
+    return is_lora ? pipe_lora_written_name(ctx, component, state->published[i]) : ag_strdup(ctx, state->names[i]);
+}
+
+/* Trained values (and averages). */
+static ag_status add_state(probe_out *out, ag_ctx *ctx, const train_state *state, bool is_lora)
 {
     for (int64_t i = 0; i < state->n && ag_status_of(ctx) == AG_OK; i++) {
-        const nn_param *param = state->published[i];
-        const size_t n_prefix = strlen(state->names[i]) - strlen(param->name);
-        char *prefix = ag_printf(ctx, "%.*s", (int)n_prefix, state->names[i]);
-        char *average = ag_printf(ctx, "ema.%.*s", (int)n_prefix, state->names[i]);
-        if (prefix && average && probe_out_param(out, ctx, prefix, param, state->params[i]) == AG_OK && state->ema)
-            probe_out_param(out, ctx, average, param, opt_ema_at(state->ema, i));
-        ag_delete(prefix);
-        ag_delete(average);
+        char *name = written_name(ctx, state, i, is_lora);
+        if (name && probe_out_param(out, ctx, "", name, state->published[i], state->params[i]) == AG_OK && state->ema)
+            probe_out_param(out, ctx, "ema.", name, state->published[i], opt_ema_at(state->ema, i));
+        ag_delete(name);
     }
     return ag_status_of(ctx);
 }
@@ -116,7 +121,7 @@ static ag_status train(ag_ctx *ctx, const options *o, const train_options *how, 
         lr = ag_new(ctx, (size_t)K, sizeof *lr, "rates");
         if (loss && norm && lr && train_given_run(ctx, model, how, &given, loss, norm, lr, &state, &lora) == AG_OK &&
             add_series(&out, ctx, "loss", loss, K) == AG_OK && add_series(&out, ctx, "grad_norm", norm, K) == AG_OK &&
-            add_series(&out, ctx, "lr", lr, K) == AG_OK && add_state(&out, ctx, state) == AG_OK)
+            add_series(&out, ctx, "lr", lr, K) == AG_OK && add_state(&out, ctx, state, lora.unet != NULL) == AG_OK)
             probe_out_write(&out, ctx, o->common.out);
     }
     train_state_free(state);

@@ -3,6 +3,9 @@
 
 #include <string.h>
 
+#include "pipeline/lora.h"
+#include "train/log.h"
+
 /* --- lists of names -------------------------------------------------------------------------------- */
 
 enum { MAX_TARGETS = 64 };
@@ -27,6 +30,19 @@ static ag_status split(names *out, ag_ctx *ctx, const char *list, const char *mo
     if (ag_status_of(ctx) == AG_OK && out->n == 0)
         return ag_fail(ctx, AG_EINVAL, "an empty list of layers to adapt");
     return ag_status_of(ctx);
+}
+
+/* --- first values -------------------------------------------------------------------------------------- */
+
+static bool is_file(const char *init)
+{
+    return init && strcmp(init, "gaussian") != 0 && strcmp(init, "kaiming") != 0;
+}
+
+static void say(void *user, const char *text)
+{
+    (void)user;
+    train_note(NULL, "%s", text);
 }
 
 /* --- adapters ------------------------------------------------------------------------------------------ */
@@ -66,6 +82,8 @@ ag_status train_lora_new(train_lora *out, ag_ctx *ctx, const train_options *o, c
         return ag_status_of(ctx);
     if (hang(&out->unet, ctx, o, pipe_params(model, DATA_UNET), targets, more) == AG_OK && o->train_text_encoder)
         hang(&out->text, ctx, o, pipe_params(model, DATA_TEXT_ENCODER), text_targets, NULL);
+    if (ag_status_of(ctx) == AG_OK && is_file(o->lora_init) && ag_ctx_device(ctx) != AG_META)
+        pipe_lora_load(ctx, out->unet, out->text, o->lora_init, &(pipe_note){.say = say});
     if (ag_status_of(ctx) != AG_OK)
         train_lora_free(out);
     return ag_status_of(ctx);
