@@ -7,15 +7,9 @@
 #define AG_CPU_ELEMENTWISE_INTERNAL_H
 
 #include "autograd/cpu/elementwise.h"
-#include "autograd/cpu/optimizer.h"
 #include "autograd/numbers.h"
 
 enum { CPU_PIECE = 16384 }; /* elements; 64 KiB of f32 */
-
-/* The factors of one AdamW step, in the type of the update. */
-typedef struct cpu_adamw_factors {
-    float grad_scale, decay, beta1, rest1, beta2, rest2, over_root2, eps, step;
-} cpu_adamw_factors;
 
 typedef struct cpu_elementwise_kernels {
     /* Does what is fast in vectors; false: this function and order are not among it. */
@@ -36,8 +30,6 @@ typedef struct cpu_elementwise_kernels {
     double (*loss_row)(ag_loss_kind kind, const float *p, const float *t, int64_t n, float c);
     void (*loss_grad_row)(float *dp, ag_loss_kind kind, const float *p, const float *t, float d,
                           int64_t n, float c);
-    void (*adamw)(float *p, float *m, float *v, const float *g, int64_t n,
-                  const cpu_adamw_factors *f);
     double (*sumsq)(const float *x, int64_t n);
     bool (*has_nonfinite)(const float *x, int64_t n);
     double (*sum)(const float *x, int64_t n);

@@ -1,19 +1,28 @@
 /* optimizer.c - updates of one flat range and scans over it, cut into pieces and threads.
  *
- * The loops themselves are in elementwise_kernel.inc.h, once per instruction set.
+ * The loops themselves are in optimizer_kernel.inc.h (the portable ones are built here) and
+ * elementwise_kernel.inc.h, once per instruction set.
  */
 #include "autograd/cpu/optimizer.h"
 
 #include <math.h>
 
-#include "autograd/cpu/elementwise_internal.h"
+#include "autograd/cpu/isa.h"
+#include "autograd/cpu/optimizer_kernel.inc.h"
+
+static const cpu_optimizer_kernels *kernels_of(int isa)
+{
+    return isa >= CPU_ISA_AVX512 ? &cpu_optimizer_avx512
+           : isa >= CPU_ISA_AVX2 ? &cpu_optimizer_avx2
+                                 : &cpu_optimizer_portable;
+}
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 bool cpu_adamw(float *p, float *m, float *v, const float *g, int64_t n,
                const double scalars[CPU_ADAMW_N], int n_threads, int isa)
 {
-    const cpu_elementwise_kernels *k = cpu_elementwise_of(isa);
+    const cpu_optimizer_kernels *k = kernels_of(isa);
     const double lr = scalars[CPU_ADAMW_LR];
     const cpu_adamw_factors f = {
         .grad_scale = (float)scalars[CPU_ADAMW_GRAD_SCALE],

@@ -74,6 +74,16 @@ ag_status op_check_in_place(const ag_call *call)
     return AG_OK;
 }
 
+ag_status op_check_target(const ag_call *call)
+{
+    if (op_check_in_place(call) != AG_OK)
+        return ag_status_of(call->ctx);
+    if (ag_dtype_of(call->in[0]) != AG_F32)
+        return ag_fail(call->ctx, AG_EDTYPE, "%s: want an f32 tensor to change, got %s",
+                       call->op->name, OP_SHAPE(call->in[0]));
+    return AG_OK;
+}
+
 ag_dtype op_join(const ag_tensor *a, const ag_tensor *b)
 {
     return ag_dtype_of(a) == AG_BF16 && ag_dtype_of(b) == AG_BF16 ? AG_BF16 : AG_F32;

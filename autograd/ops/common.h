@@ -32,6 +32,7 @@ ag_status op_check_floats(const ag_call *call, unsigned skip);
 ag_status op_check_dims(const ag_call *call, int i, int n_dims, const int64_t *dims);
 /* For ops that change input 0 in place: nothing may be recorded that would miss it. */
 ag_status op_check_in_place(const ag_call *call);
+ag_status op_check_target(const ag_call *call); /* the same, and input 0 is f32 */
 /* bf16 when both are, else f32. */
 ag_dtype op_join(const ag_tensor *a, const ag_tensor *b);
 /* Product of dims[from .. to). */

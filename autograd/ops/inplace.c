@@ -1,4 +1,4 @@
-/* inplace.c - ops that change their first input: optimizer updates, sums into a buffer, averages.
+/* inplace.c - ops that change their first input: sums into a buffer, scaling, averages.
  *
  * They have no outputs and no gradient, and refuse an input that asks for gradients while recording
  * is on: the tape would not know that a value it keeps has changed. What changes from step to step
@@ -10,16 +10,6 @@
 #include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
-
-static ag_status check_target(const ag_call *call)
-{
-    if (op_check_in_place(call) != AG_OK)
-        return ag_status_of(call->ctx);
-    if (ag_dtype_of(call->in[0]) != AG_F32)
-        return ag_fail(call->ctx, AG_EDTYPE, "%s: want an f32 tensor to change, got %s",
-                       call->op->name, OP_SHAPE(call->in[0]));
-    return AG_OK;
-}
 
 static ag_status check_scalar(const ag_call *call, int i)
 {
@@ -41,7 +31,7 @@ static void in_place_cost(const ag_call *call, ag_cost *cost)
 
 static ag_status add_shape(ag_call *call)
 {
-    if (check_target(call) != AG_OK || op_check_floats(call, 0) != AG_OK)
+    if (op_check_target(call) != AG_OK || op_check_floats(call, 0) != AG_OK)
         return ag_status_of(call->ctx);
     return op_check_dims(call, 1, ag_ndim(call->in[0]), ag_dims(call->in[0]));
 }
@@ -75,7 +65,7 @@ ag_tensor *ag_add_(ag_ctx *ctx, ag_tensor *y, ag_tensor *x)
 
 static ag_status scale_shape(ag_call *call)
 {
-    return check_target(call) == AG_OK ? check_scalar(call, 1) : ag_status_of(call->ctx);
+    return op_check_target(call) == AG_OK ? check_scalar(call, 1) : ag_status_of(call->ctx);
 }
 
 static ag_status scale_cpu(ag_call *call)
@@ -102,7 +92,7 @@ ag_tensor *ag_scale_(ag_ctx *ctx, ag_tensor *y, ag_tensor *factor)
 
 static ag_status fill_shape(ag_call *call)
 {
-    return check_target(call);
+    return op_check_target(call);
 }
 
 static ag_status fill_cpu(ag_call *call)
@@ -133,7 +123,7 @@ static ag_status lerp_shape(ag_call *call)
 {
     const ag_tensor *y = call->in[0];
 
-    if (check_target(call) != AG_OK || op_check_floats(call, 0) != AG_OK ||
+    if (op_check_target(call) != AG_OK || op_check_floats(call, 0) != AG_OK ||
         op_check_dims(call, 1, ag_ndim(y), ag_dims(y)) != AG_OK)
         return ag_status_of(call->ctx);
     return check_scalar(call, 2);
@@ -223,60 +213,4 @@ const ag_op ag_op_add_sumsq_ = {
 ag_tensor *ag_add_sumsq_(ag_ctx *ctx, ag_tensor *sums, ag_tensor *x, int64_t index)
 {
     return ag_apply(ctx, &ag_op_add_sumsq_, (ag_tensor *[]){sums, x}, &(op_sumsq_attr){index});
-}
-
-/* --- adamw_ ----------------------------------------------------------------------------------- */
-
-/* p, m, v, g f32 of one shape; scalars [8], f32 or f64, ordered as in autograd/cpu/optimizer.h. */
-static ag_status adamw_shape(ag_call *call)
-{
-    const ag_tensor *p = call->in[0], *scalars = call->in[4];
-
-    if (check_target(call) != AG_OK)
-        return ag_status_of(call->ctx);
-    for (int i = 1; i < 4; i++) {
-        if (op_check_dims(call, i, ag_ndim(p), ag_dims(p)) != AG_OK)
-            return ag_status_of(call->ctx);
-        if (ag_dtype_of(call->in[i]) != AG_F32)
-            return ag_fail(call->ctx, AG_EDTYPE, "adamw_: want f32, got %s for input %d",
-                           OP_SHAPE(call->in[i]), i);
-    }
-    if (ag_ndim(scalars) != 1 || ag_dim(scalars, 0) != CPU_ADAMW_N ||
-        (ag_dtype_of(scalars) != AG_F32 && ag_dtype_of(scalars) != AG_F64))
-        return ag_fail(call->ctx, AG_ESHAPE, "adamw_: want scalars [%d], got %s", CPU_ADAMW_N,
-                       OP_SHAPE(scalars));
-    return AG_OK;
-}
-
-static ag_status adamw_cpu(ag_call *call)
-{
-    const ag_tensor *t = call->in[4];
-    double scalars[CPU_ADAMW_N];
-
-    for (int i = 0; i < CPU_ADAMW_N; i++)
-        scalars[i] = ag_dtype_of(t) == AG_F64 ? ((const double *)ag_data(t))[i]
-                                              : ((const float *)ag_data(t))[i];
-    cpu_adamw(ag_data(call->in[0]), ag_data(call->in[1]), ag_data(call->in[2]),
-              ag_data(call->in[3]), ag_numel(call->in[0]), scalars, op_threads(call), op_isa(call));
-    return AG_OK;
-}
-
-static void adamw_cost(const ag_call *call, ag_cost *cost)
-{
-    cost->bytes = 7.0 * (double)ag_nbytes(call->in[0]); /* p, m, v twice, g once */
-    cost->flops = 15.0 * (double)ag_numel(call->in[0]);
-}
-
-const ag_op ag_op_adamw_ = {
-    .name = "adamw_",
-    .n_in = 5,
-    .shape = adamw_shape,
-    .run = {[AG_CPU] = adamw_cpu},
-    .cost = adamw_cost,
-};
-
-ag_tensor *ag_adamw_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *v, ag_tensor *g,
-                     ag_tensor *scalars)
-{
-    return ag_apply(ctx, &ag_op_adamw_, (ag_tensor *[]){p, m, v, g, scalars}, NULL);
 }
