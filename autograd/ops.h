@@ -156,16 +156,50 @@ ag_tensor *ag_dropout(ag_ctx *ctx, ag_tensor *x, double p, ag_draw draw);
 
 /* --- changing tensors in place: no gradient, recording must not see them ------------------------ */
 
-/* AdamW over one tensor (Loshchilov & Hutter 2019; PyTorch's formula). p, m, v, g f32 of one shape;
- * scalars f64 [8] = {lr, beta1, beta2, eps, weight_decay, 1-beta1^t, 1-beta2^t, grad_scale}; grad_scale
- * multiplies g first (clipping); a grad_scale of 0 with a non-finite g leaves p, m and v alone. */
-ag_tensor *ag_adamw_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *v, ag_tensor *g, ag_tensor *scalars);
 ag_tensor *ag_add_(ag_ctx *ctx, ag_tensor *y, ag_tensor *x);      /* y += x, y f32 */
 ag_tensor *ag_scale_(ag_ctx *ctx, ag_tensor *y, ag_tensor *factor); /* y *= factor[] */
 ag_tensor *ag_fill_(ag_ctx *ctx, ag_tensor *y, double value);
 ag_tensor *ag_lerp_(ag_ctx *ctx, ag_tensor *y, ag_tensor *x, ag_tensor *weight); /* y += weight[] (x - y): EMA */
 /* Sum of squares of x added in double into slot `index` of `sums` (f64 [n]); for gradient norms. */
 ag_tensor *ag_add_sumsq_(ag_ctx *ctx, ag_tensor *sums, ag_tensor *x, int64_t index);
+
+/* --- optimizers (autograd/ops/optimizer.c): as above ------------------------------------------- */
+
+/* Each changes the parameter p and its states by one update with the gradient g; all are f32 of one
+ * shape unless said otherwise. `scalars` [n], f64 (or f32), are the numbers of the update; their places,
+ * and every rule, stand in autograd/cpu/optimizer.h, adamw8bit.h and adafactor.h. The scalar grad_scale
+ * multiplies g first (clipping); a grad_scale of 0 with a non-finite g leaves the tensors alone. */
+ag_tensor *ag_adamw_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *v, ag_tensor *g, ag_tensor *scalars);
+/* m and v are u8 [numel], their maxima f32 [ceil(numel / 256)]. Blocks follow the order of p, with taps 1;
+ * or that of [.., channels, taps] where p is kept as [.., taps, channels]. */
+ag_tensor *ag_adamw8bit_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *m_max, ag_tensor *v,
+                         ag_tensor *v_max, ag_tensor *g, ag_tensor *scalars, int64_t channels, int64_t taps);
+ag_tensor *ag_sgd_(ag_ctx *ctx, ag_tensor *p, ag_tensor *buffer, ag_tensor *g, ag_tensor *scalars); /* or NULL */
+ag_tensor *ag_lion_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *g, ag_tensor *scalars);
+/* Gradients are centred over each of n_rows rows; 0: they are not. */
+ag_tensor *ag_ranger_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *v, ag_tensor *slow, ag_tensor *g,
+                      ag_tensor *scalars, int64_t n_rows);
+
+/* Prodigy: prodigy_d_ begins an update, the moments of every tensor add to d (f64 [8], zeros but for its
+ * first two, which begin as d0), prodigy_d_ with is_end finds the new d, and every tensor makes its step. */
+ag_tensor *ag_prodigy_d_(ag_ctx *ctx, ag_tensor *d, ag_tensor *scalars, bool is_end);
+ag_tensor *ag_prodigy_moments_(ag_ctx *ctx, ag_tensor *d, ag_tensor *s, ag_tensor *m, ag_tensor *v,
+                               ag_tensor *p, ag_tensor *p0, ag_tensor *g, ag_tensor *scalars);
+ag_tensor *ag_prodigy_step_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *v, ag_tensor *d,
+                            ag_tensor *scalars);
+
+/* Adafactor: moments, sums, step. A tensor kept as [batches, rows, cols, lanes] has second moments col
+ * [batches cols lanes] and row [batches rows lanes], which is NULL where rows and cols are 1. sums is f64
+ * [2] and is overwritten; m may be NULL. */
+typedef struct ag_adafactor_shape {
+    int64_t batches, rows, cols, lanes;
+} ag_adafactor_shape;
+ag_tensor *ag_adafactor_moments_(ag_ctx *ctx, ag_tensor *col, ag_tensor *row, ag_tensor *g, ag_tensor *scalars,
+                                 ag_adafactor_shape shape);
+ag_tensor *ag_adafactor_sums_(ag_ctx *ctx, ag_tensor *sums, ag_tensor *p, ag_tensor *col, ag_tensor *row,
+                              ag_tensor *g, ag_tensor *scalars, ag_adafactor_shape shape);
+ag_tensor *ag_adafactor_step_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *col, ag_tensor *row,
+                              ag_tensor *g, ag_tensor *sums, ag_tensor *scalars, ag_adafactor_shape shape);
 
 #ifdef __cplusplus
 }

@@ -51,6 +51,16 @@ static const struct {
     {&ag_op_lerp_, "changes a tensor in place"},
     {&ag_op_add_sumsq_, "changes a tensor in place"},
     {&ag_op_adamw_, "changes a tensor in place"},
+    {&ag_op_adamw8bit_, "changes a tensor in place"},
+    {&ag_op_sgd_, "changes a tensor in place"},
+    {&ag_op_lion_, "changes a tensor in place"},
+    {&ag_op_ranger_, "changes a tensor in place"},
+    {&ag_op_prodigy_d_, "changes a tensor in place"},
+    {&ag_op_prodigy_moments_, "changes a tensor in place"},
+    {&ag_op_prodigy_step_, "changes a tensor in place"},
+    {&ag_op_adafactor_moments_, "changes a tensor in place"},
+    {&ag_op_adafactor_sums_, "changes a tensor in place"},
+    {&ag_op_adafactor_step_, "changes a tensor in place"},
 };
 
 /* Views run nothing, so nobody sees them run. */

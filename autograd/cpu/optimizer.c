@@ -1,7 +1,8 @@
-/* optimizer.c - updates of one flat range and scans over it, cut into pieces and threads.
+/* optimizer.c - steps over one flat range and scans over it, cut into pieces and threads.
  *
  * The loops themselves are in optimizer_kernel.inc.h (the portable ones are built here) and
- * elementwise_kernel.inc.h, once per instruction set.
+ * elementwise_kernel.inc.h, once per instruction set. A tensor is cut at the same places whatever
+ * the number of threads, and sums over pieces are added in their order.
  */
 #include "autograd/cpu/optimizer.h"
 
@@ -10,7 +11,7 @@
 #include "autograd/cpu/isa.h"
 #include "autograd/cpu/optimizer_kernel.inc.h"
 
-static const cpu_optimizer_kernels *kernels_of(int isa)
+const cpu_optimizer_kernels *cpu_optimizer_of(int isa)
 {
     return isa >= CPU_ISA_AVX512 ? &cpu_optimizer_avx512
            : isa >= CPU_ISA_AVX2 ? &cpu_optimizer_avx2
@@ -19,10 +20,20 @@ static const cpu_optimizer_kernels *kernels_of(int isa)
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* Run BODY for pieces [i, i + len) of n elements, on as many threads as that is worth. */
+#define EACH_PIECE(BODY)                                                                          \
+    do {                                                                                          \
+        _Pragma("omp parallel for num_threads(cpu_team(n, n_threads)) schedule(static)")          \
+        for (int64_t i = 0; i < n; i += CPU_PIECE) {                                              \
+            const int64_t len = least(CPU_PIECE, n - i);                                          \
+            BODY;                                                                                 \
+        }                                                                                         \
+    } while (0)
+
 bool cpu_adamw(float *p, float *m, float *v, const float *g, int64_t n,
                const double scalars[CPU_ADAMW_N], int n_threads, int isa)
 {
-    const cpu_optimizer_kernels *k = kernels_of(isa);
+    const cpu_optimizer_kernels *k = cpu_optimizer_of(isa);
     const double lr = scalars[CPU_ADAMW_LR];
     const cpu_adamw_factors f = {
         .grad_scale = (float)scalars[CPU_ADAMW_GRAD_SCALE],
@@ -36,13 +47,208 @@ bool cpu_adamw(float *p, float *m, float *v, const float *g, int64_t n,
         .step = (float)(lr / scalars[CPU_ADAMW_CORRECTION1]),
     };
 
-    if (f.grad_scale == 0.0f && cpu_has_nonfinite(g, n, n_threads, isa))
+    if (cpu_is_overflow(scalars[CPU_ADAMW_GRAD_SCALE], g, n, n_threads, isa))
         return false;
-#pragma omp parallel for num_threads(cpu_team(n, n_threads)) schedule(static)
-    for (int64_t i = 0; i < n; i += CPU_PIECE)
-        k->adamw(p + i, m + i, v + i, g + i, least(CPU_PIECE, n - i), &f);
+    EACH_PIECE(k->adamw(p + i, m + i, v + i, g + i, len, &f));
     return true;
 }
+
+bool cpu_sgd(float *p, float *buffer, const float *g, int64_t n, const double scalars[CPU_SGD_N],
+             int n_threads, int isa)
+{
+    const cpu_optimizer_kernels *k = cpu_optimizer_of(isa);
+    const bool nesterov = scalars[CPU_SGD_NESTEROV] != 0.0;
+    const cpu_sgd_factors f = {
+        .grad_scale = (float)scalars[CPU_SGD_GRAD_SCALE],
+        .decay = (float)scalars[CPU_SGD_WEIGHT_DECAY],
+        .momentum = (float)scalars[CPU_SGD_MOMENTUM],
+        .into_buffer = (float)scalars[CPU_SGD_INTO_BUFFER],
+        .lr = (float)scalars[CPU_SGD_LR],
+        .of_gradient = nesterov ? 1.0f : 0.0f,
+        .of_buffer = nesterov ? (float)scalars[CPU_SGD_MOMENTUM] : 1.0f,
+    };
+
+    if (cpu_is_overflow(scalars[CPU_SGD_GRAD_SCALE], g, n, n_threads, isa))
+        return false;
+    EACH_PIECE(k->sgd(p + i, buffer ? buffer + i : NULL, g + i, len, &f));
+    return true;
+}
+
+bool cpu_lion(float *p, float *m, const float *g, int64_t n, const double scalars[CPU_LION_N],
+              int n_threads, int isa)
+{
+    const cpu_optimizer_kernels *k = cpu_optimizer_of(isa);
+    const double lr = scalars[CPU_LION_LR];
+    const cpu_lion_factors f = {
+        .grad_scale = (float)scalars[CPU_LION_GRAD_SCALE],
+        .decay = (float)(1.0 - lr * scalars[CPU_LION_WEIGHT_DECAY]),
+        .beta1 = (float)scalars[CPU_LION_BETA1],
+        .rest1 = (float)(1.0 - scalars[CPU_LION_BETA1]),
+        .beta2 = (float)scalars[CPU_LION_BETA2],
+        .rest2 = (float)(1.0 - scalars[CPU_LION_BETA2]),
+        .lr = (float)lr,
+    };
+
+    if (cpu_is_overflow(scalars[CPU_LION_GRAD_SCALE], g, n, n_threads, isa))
+        return false;
+    EACH_PIECE(k->lion(p + i, m + i, g + i, len, &f));
+    return true;
+}
+
+/* --- Ranger ----------------------------------------------------------------------------------- */
+
+typedef struct ranger_call {
+    const cpu_optimizer_kernels *k;
+    float *p, *m, *v, *slow;
+    const float *g;
+    int n_threads, isa;
+} ranger_call;
+
+/* Elements [from, from + n), of which the mean of g is taken away. */
+static void ranger_range(const ranger_call *c, int64_t from, int64_t n, cpu_ranger_factors f,
+                         double mean, int n_threads)
+{
+    f.mean = (float)mean;
+#pragma omp parallel for num_threads(cpu_team(n, n_threads)) schedule(static)
+    for (int64_t i = from; i < from + n; i += CPU_PIECE)
+        c->k->ranger(c->p + i, c->m + i, c->v + i, c->slow + i, c->g + i,
+                     least(CPU_PIECE, from + n - i), &f);
+}
+
+/* Row after row while it is in the cache; rows too few for the threads are shared among them. */
+static void ranger_rows(const ranger_call *c, int64_t n, int64_t n_rows, const cpu_ranger_factors *f)
+{
+    const cpu_elementwise_kernels *e = cpu_elementwise_of(c->isa);
+    const int64_t cols = n / n_rows;
+    const int team = n_rows < c->n_threads ? 1 : cpu_team(n, c->n_threads);
+
+#pragma omp parallel for num_threads(team) schedule(static)
+    for (int64_t r = 0; r < n_rows; r++)
+        ranger_range(c, r * cols, cols, *f, e->sum(c->g + r * cols, cols) / (double)cols,
+                     team == 1 ? c->n_threads : 1);
+}
+
+bool cpu_ranger(float *p, float *m, float *v, float *slow, const float *g, int64_t n,
+                int64_t n_rows, const double scalars[CPU_RANGER_N], int n_threads, int isa)
+{
+    const ranger_call c = {cpu_optimizer_of(isa), p, m, v, slow, g, n_threads, isa};
+    const double lr = scalars[CPU_RANGER_LR];
+    const bool rectified = scalars[CPU_RANGER_RECTIFIED] != 0.0;
+    const cpu_ranger_factors f = {
+        .grad_scale = (float)scalars[CPU_RANGER_GRAD_SCALE],
+        .decay = (float)(1.0 - lr * scalars[CPU_RANGER_WEIGHT_DECAY]),
+        .beta1 = (float)scalars[CPU_RANGER_BETA1],
+        .rest1 = (float)(1.0 - scalars[CPU_RANGER_BETA1]),
+        .beta2 = (float)scalars[CPU_RANGER_BETA2],
+        .rest2 = (float)(1.0 - scalars[CPU_RANGER_BETA2]),
+        .step = (float)(lr * scalars[CPU_RANGER_RATIO]),
+        .alpha = (float)scalars[CPU_RANGER_ALPHA],
+        .of_root = rectified ? 1.0f : 0.0f,
+        .below = rectified ? (float)scalars[CPU_RANGER_EPS] : 1.0f,
+        .sync = scalars[CPU_RANGER_SYNC] != 0.0,
+    };
+
+    if (cpu_is_overflow(scalars[CPU_RANGER_GRAD_SCALE], g, n, n_threads, isa))
+        return false;
+    if (n_rows > 0)
+        ranger_rows(&c, n, n_rows, &f);
+    else
+        ranger_range(&c, 0, n, f, 0.0, n_threads);
+    return true;
+}
+
+/* --- Prodigy ---------------------------------------------------------------------------------- */
+
+void cpu_prodigy_begin(double state[CPU_PRODIGY_STATES], const double scalars[CPU_PRODIGY_N])
+{
+    const double next = state[CPU_PRODIGY_K] + 1.0;
+    double correction = 1.0;
+
+    if (scalars[CPU_PRODIGY_BIAS_CORRECTION] != 0.0)
+        correction = sqrt(1.0 - pow(scalars[CPU_PRODIGY_BETA2], next)) /
+                     (1.0 - pow(scalars[CPU_PRODIGY_BETA1], next));
+    state[CPU_PRODIGY_DLR] = state[CPU_PRODIGY_D] * scalars[CPU_PRODIGY_LR] * correction;
+    state[CPU_PRODIGY_DOT] = 0.0;
+    state[CPU_PRODIGY_DENOMINATOR] = 0.0;
+    state[CPU_PRODIGY_MOVES] = 0.0;
+}
+
+size_t cpu_prodigy_scratch(int64_t n)
+{
+    return 2 * cpu_sumsq_scratch(n);
+}
+
+bool cpu_prodigy_moments(double state[CPU_PRODIGY_STATES], float *s, float *m, float *v,
+                         const float *p, const float *p0, const float *g, int64_t n,
+                         const double scalars[CPU_PRODIGY_N], void *scratch, int n_threads,
+                         int isa)
+{
+    const cpu_optimizer_kernels *k = cpu_optimizer_of(isa);
+    const double d = state[CPU_PRODIGY_D], beta1 = scalars[CPU_PRODIGY_BETA1];
+    const double beta2 = scalars[CPU_PRODIGY_BETA2];
+    const bool safe = scalars[CPU_PRODIGY_SAFEGUARD_WARMUP] != 0.0;
+    const bool coupled = scalars[CPU_PRODIGY_DECOUPLE] == 0.0;
+    const cpu_prodigy_factors f = {
+        .grad_scale = (float)scalars[CPU_PRODIGY_GRAD_SCALE],
+        .coupled_decay = coupled ? (float)scalars[CPU_PRODIGY_WEIGHT_DECAY] : 0.0f,
+        .beta1 = (float)beta1,
+        .into_m = (float)(d * (1.0 - beta1)),
+        .beta2 = (float)beta2,
+        .into_v = (float)(d * d * (1.0 - beta2)),
+        .beta3 = (float)scalars[CPU_PRODIGY_BETA3],
+        .into_s = (float)(d / scalars[CPU_PRODIGY_D0] * (safe ? d : state[CPU_PRODIGY_DLR])),
+    };
+    double *sums = scratch; /* [pieces, 2] */
+
+    if (scalars[CPU_PRODIGY_LR] <= 0.0 ||
+        cpu_is_overflow(scalars[CPU_PRODIGY_GRAD_SCALE], g, n, n_threads, isa))
+        return false;
+    EACH_PIECE(k->prodigy_moments(sums + 2 * (i / CPU_PIECE), s + i, m + i, v + i, p + i, p0 + i,
+                                  g + i, len, &f));
+    for (int64_t i = 0; i < n; i += CPU_PIECE) {
+        state[CPU_PRODIGY_DOT] += sums[2 * (i / CPU_PIECE)];
+        state[CPU_PRODIGY_DENOMINATOR] += sums[2 * (i / CPU_PIECE) + 1];
+    }
+    return true;
+}
+
+void cpu_prodigy_end(double state[CPU_PRODIGY_STATES], const double scalars[CPU_PRODIGY_N])
+{
+    const double d0 = scalars[CPU_PRODIGY_D0];
+    double d = state[CPU_PRODIGY_D], estimate;
+
+    if (state[CPU_PRODIGY_DENOMINATOR] == 0.0)
+        return;
+    state[CPU_PRODIGY_NUMERATOR] = scalars[CPU_PRODIGY_BETA3] * state[CPU_PRODIGY_NUMERATOR] +
+                                   d / d0 * state[CPU_PRODIGY_DLR] * state[CPU_PRODIGY_DOT];
+    estimate = scalars[CPU_PRODIGY_D_COEF] * state[CPU_PRODIGY_NUMERATOR] /
+               state[CPU_PRODIGY_DENOMINATOR];
+    if (d == d0)
+        d = fmax(d, estimate);
+    state[CPU_PRODIGY_D_MAX] = fmax(state[CPU_PRODIGY_D_MAX], estimate);
+    state[CPU_PRODIGY_D] = fmin(state[CPU_PRODIGY_D_MAX], scalars[CPU_PRODIGY_GROWTH_RATE] * d);
+    state[CPU_PRODIGY_K] += 1.0;
+    state[CPU_PRODIGY_MOVES] = 1.0;
+}
+
+void cpu_prodigy_step(float *p, const float *m, const float *v, int64_t n,
+                      const double state[CPU_PRODIGY_STATES], const double scalars[CPU_PRODIGY_N],
+                      int n_threads, int isa)
+{
+    const cpu_optimizer_kernels *k = cpu_optimizer_of(isa);
+    const bool decoupled = scalars[CPU_PRODIGY_DECOUPLE] != 0.0;
+    const double dlr = state[CPU_PRODIGY_DLR];
+    const cpu_prodigy_step_factors f = {
+        .decay = (float)(1.0 - (decoupled ? scalars[CPU_PRODIGY_WEIGHT_DECAY] * dlr : 0.0)),
+        .step = (float)dlr,
+        .eps = (float)(state[CPU_PRODIGY_D] * scalars[CPU_PRODIGY_EPS]),
+    };
+
+    if (scalars[CPU_PRODIGY_LR] > 0.0 && state[CPU_PRODIGY_MOVES] != 0.0)
+        EACH_PIECE(k->prodigy_step(p + i, m + i, v + i, len, &f));
+}
+
+/* --- scans ------------------------------------------------------------------------------------ */
 
 size_t cpu_sumsq_scratch(int64_t n)
 {
@@ -54,9 +260,7 @@ double cpu_sumsq(const float *x, int64_t n, void *scratch, int n_threads, int is
     const cpu_elementwise_kernels *k = cpu_elementwise_of(isa);
     double *part = scratch, total = 0.0;
 
-#pragma omp parallel for num_threads(cpu_team(n, n_threads)) schedule(static)
-    for (int64_t i = 0; i < n; i += CPU_PIECE)
-        part[i / CPU_PIECE] = k->sumsq(x + i, least(CPU_PIECE, n - i));
+    EACH_PIECE(part[i / CPU_PIECE] = k->sumsq(x + i, len));
     for (int64_t i = 0; i < n; i += CPU_PIECE)
         total += part[i / CPU_PIECE];
     return total;
