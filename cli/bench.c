@@ -142,7 +142,7 @@ static ag_status full_begin(bench *b)
 {
     const opt_config config = {.kind = OPT_ADAMW, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 1e-2};
     const opt_schedule schedule = {.kind = OPT_CONSTANT, .lr = 5e-6};
-    const train_part part = {nn_unet_params(b->model->unet), "unet."};
+    const train_part part = {.params = nn_unet_params(b->model->unet), .prefix = "unet."};
 
     begin_unet(b);
     if (ag_status_of(b->ctx) != AG_OK || pipe_noise_init(&b->schedule, b->ctx, &b->model->schedule) != AG_OK)

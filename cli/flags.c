@@ -1,6 +1,7 @@
 /* flags.c - see flags.h. */
 #include "cli/flags.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -305,6 +306,10 @@ static ag_status store_fallback(ag_ctx *ctx, memory *m, given *g)
     const bool is_number = g->flag->kind != CLI_TEXT && g->flag->kind != CLI_TEXTS && g->flag->kind != CLI_INTS;
     char *copy;
 
+    if (g->flag->unset) {
+        *(double *)g->field = NAN;
+        return AG_OK;
+    }
     if (!g->flag->fallback)
         return is_number && g->flag->kind != CLI_SWITCH
                    ? ag_fail(ctx, AG_EINVAL, "--%s has no default in its table", g->flag->name)
@@ -422,6 +427,8 @@ static void print_flag(const cli_flag *flag, bool nothing_required)
     }
     if (flag->fallback && flag->fallback[0] && flag->kind != CLI_SWITCH)
         snprintf(help, sizeof help, "%s (%s)", flag->help, flag->fallback);
+    else if (flag->unset)
+        snprintf(help, sizeof help, "%s (%s)", flag->help, flag->unset);
     else
         snprintf(help, sizeof help, "%s%s", flag->help,
                  flag->required && !nothing_required ? " (required)" : "");
@@ -458,7 +465,7 @@ static json_t *value_of(const cli_flag *flag, const void *field)
     case CLI_INT:
         return json_integer(*(const int64_t *)field);
     case CLI_REAL:
-        return json_real(*(const double *)field);
+        return isnan(*(const double *)field) ? json_null() : json_real(*(const double *)field);
     case CLI_SWITCH:
         return json_boolean(*(const bool *)field);
     case CLI_CHOICE:

@@ -45,6 +45,7 @@ typedef struct cli_flag {
     cli_kind kind;
     size_t offset;             /* of the field, in the group's struct */
     const char *fallback;      /* the default as it would be typed; NULL: none */
+    const char *unset;         /* CLI_REAL without a default is NAN, and this is what --help says of it */
     const char *value;         /* what --help calls the value: "FILE"; NULL for switches */
     const char *help;          /* one line or a few; no line breaks */
     const char *const *choices; /* CLI_CHOICE: NULL-terminated */

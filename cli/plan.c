@@ -221,7 +221,7 @@ static ag_status check(ag_ctx *ctx, options *o, const cli_parsed *parsed)
         o->train.seed = 0; /* no draw matters here */
     if (!o->train.output_dir)
         o->train.output_dir = ".";
-    return AG_OK;
+    return cli_check_optimizer(ctx, &o->train, parsed);
 }
 
 static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)

@@ -154,7 +154,7 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
         how.rank = 0;
     if (!cli_given(parsed, "mixed_precision"))
         how.mixed_precision = TRAIN_PRECISION_NO;
-    if (probe_in_open(&in, ctx, o->common.in) == AG_OK &&
+    if (cli_check_optimizer(ctx, &how, parsed) == AG_OK && probe_in_open(&in, ctx, o->common.in) == AG_OK &&
         pipe_open(&model, ctx, &source, PIPE_UNET | PIPE_TEXT) == AG_OK)
         train(ctx, o, &how, model, &in);
     probe_in_close(&in);

@@ -3,6 +3,7 @@
 #include "cli/train_flags.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "train/run.h"
@@ -13,6 +14,7 @@ static const char *const MODES[] = {"finetune_double_prompt", "finetune_single_p
 static const char *const PRECISIONS[] = {"auto", "no", "bf16", "fp16", NULL};
 static const char *const LOSSES[] = {"l2", "huber", "smooth_l1", NULL};
 static const char *const PRIOR_TARGETS[] = {"noise", "model", NULL};
+static const char *const AUTOMATIC[] = {"auto", "true", "false", NULL};
 static const char *const PREDICTIONS[] = {"model", "epsilon", "v_prediction", NULL};
 
 const cli_flag cli_model_flags[] = {
@@ -127,9 +129,10 @@ const cli_flag cli_prior_flags[] = {
 
 const cli_flag cli_optimizer_flags[] = {
     {.name = "optimizer", .kind = CLI_CHOICE, .offset = AT(optimizer), .choices = opt_kind_names,
-     .fallback = "adamw", .help = "which one"},
+     .fallback = "adamw", .help = "which one; each with its published defaults. adamw8bit keeps moments in one byte"},
     {.name = "learning_rate", .kind = CLI_REAL, .offset = AT(learning_rate), .value = "LR", .fallback = "5e-6",
-     .low = 0, .high = 1e6, .help = "the base rate"},
+     .low = 0, .high = 1e6,
+     .help = "the base rate, whatever the optimizer; prodigy wants 1.0, lion a third to a tenth of adamw's"},
     {.name = "scale_lr", .kind = CLI_SWITCH, .offset = AT(scale_lr),
      .help = "multiply the rate by batch size and accumulation"},
     {.name = "lr_scheduler", .kind = CLI_CHOICE, .offset = AT(lr_scheduler), .choices = opt_schedule_names,
@@ -142,16 +145,61 @@ const cli_flag cli_optimizer_flags[] = {
      .high = 100, .help = "of polynomial"},
     {.name = "lr_step_rules", .kind = CLI_TEXT, .offset = AT(lr_step_rules), .value = "RULES",
      .help = "of piecewise_constant: \"1:10,0.1:20,0.005\" is factor 1 to update 10, 0.1 to 20, then 0.005"},
-    {.name = "adam_beta1", .kind = CLI_REAL, .offset = AT(adam_beta1), .value = "B", .fallback = "0.9", .low = 0,
-     .high = 0.9999999, .help = "memory of the first moment"},
-    {.name = "adam_beta2", .kind = CLI_REAL, .offset = AT(adam_beta2), .value = "B", .fallback = "0.999", .low = 0,
-     .high = 0.9999999, .help = "memory of the second moment"},
-    {.name = "adam_weight_decay", .kind = CLI_REAL, .offset = AT(adam_weight_decay), .value = "W",
-     .fallback = "1e-2", .low = 0, .high = 1e6, .help = "decoupled weight decay, on every trained tensor"},
-    {.name = "adam_epsilon", .kind = CLI_REAL, .offset = AT(adam_epsilon), .value = "E", .fallback = "1e-8",
-     .low = 0, .high = 1, .help = "added to the root of the second moment"},
+    {.name = "use_8bit_adam", .kind = CLI_SWITCH, .offset = AT(use_8bit_adam), .help = "--optimizer adamw8bit"},
+    {.name = "adam_beta1", .kind = CLI_REAL, .offset = AT(adam_beta1), .value = "B", .low = 0, .high = 0.9999999,
+     .help = "memory of the first moment, of any optimizer that has one",
+     .unset = "the optimizer's own: 0.9; ranger 0.95; adafactor no first moment"},
+    {.name = "adam_beta2", .kind = CLI_REAL, .offset = AT(adam_beta2), .value = "B", .low = 0, .high = 0.9999999,
+     .help = "memory of the second moment; of lion's only one", .unset = "the optimizer's own: 0.999; lion 0.99"},
+    {.name = "adam_weight_decay", .kind = CLI_REAL, .offset = AT(adam_weight_decay), .value = "W", .low = 0,
+     .high = 1e6, .help = "weight decay of any optimizer, on every trained tensor; decoupled, but sgd adds it to the gradient",
+     .unset = "the optimizer's own: adamw and adamw8bit 1e-2, others 0"},
+    {.name = "adam_epsilon", .kind = CLI_REAL, .offset = AT(adam_epsilon), .value = "E", .low = 0, .high = 1,
+     .help = "added to the root of the second moment; by adafactor to squared gradients",
+     .unset = "the optimizer's own: 1e-8; ranger 1e-5; adafactor 1e-30"},
     {.name = "max_grad_norm", .kind = CLI_REAL, .offset = AT(max_grad_norm), .value = "G", .fallback = "1.0",
      .low = 0, .high = 1e30, .help = "clip the joint gradient norm to this; 0: do not"},
+    {.name = "sgd_momentum", .kind = CLI_REAL, .offset = AT(sgd_momentum), .value = "M", .fallback = "0", .low = 0,
+     .high = 0.9999999, .help = "of sgd's buffer; 0: it keeps none"},
+    {.name = "sgd_dampening", .kind = CLI_REAL, .offset = AT(sgd_dampening), .value = "D", .fallback = "0", .low = 0,
+     .high = 1, .help = "of the gradients that enter the buffer"},
+    {.name = "sgd_nesterov", .kind = CLI_SWITCH, .offset = AT(sgd_nesterov), .help = "Nesterov's momentum"},
+    {.name = "ranger_alpha", .kind = CLI_REAL, .offset = AT(ranger_alpha), .value = "A", .fallback = "0.5", .low = 0,
+     .high = 1, .help = "how far ranger's slow weights go towards the fast ones"},
+    {.name = "ranger_k", .kind = CLI_INT, .offset = AT(ranger_k), .value = "N", .fallback = "6", .low = 1, .high = 1e9,
+     .help = "updates between steps of the slow weights"},
+    {.name = "ranger_use_gc", .kind = CLI_SWITCH, .offset = AT(ranger_use_gc), .fallback = "true",
+     .help = "centre the gradient of every output row; on unless switched off (=false)"},
+    {.name = "ranger_gc_conv_only", .kind = CLI_SWITCH, .offset = AT(ranger_gc_conv_only),
+     .help = "of convolutions only, not of linear layers"},
+    {.name = "adafactor_relative_step", .kind = CLI_CHOICE, .offset = AT(adafactor_relative_step),
+     .choices = AUTOMATIC, .fallback = "auto",
+     .help = "adafactor's rate is min(0.01, 1/sqrt(update)) instead of --learning_rate and its schedule; auto: unless "
+             "--learning_rate is given"},
+    {.name = "adafactor_scale_parameter", .kind = CLI_SWITCH, .offset = AT(adafactor_scale_parameter),
+     .fallback = "true", .help = "multiply the rate by each tensor's root mean square; on unless switched off (=false)"},
+    {.name = "adafactor_warmup_init", .kind = CLI_SWITCH, .offset = AT(adafactor_warmup_init),
+     .help = "the relative step begins as update / 10^6"},
+    {.name = "adafactor_clip_threshold", .kind = CLI_REAL, .offset = AT(adafactor_clip_threshold), .value = "R",
+     .fallback = "1", .low = 1e-9, .high = 1e9, .help = "root mean square that a tensor's step may have, before the rate"},
+    {.name = "adafactor_decay_rate", .kind = CLI_REAL, .offset = AT(adafactor_decay_rate), .value = "C",
+     .fallback = "-0.8", .low = -100, .high = 0, .help = "the second moments' memory at update t is 1 - t^C"},
+    {.name = "adafactor_scale_epsilon", .kind = CLI_REAL, .offset = AT(adafactor_scale_epsilon), .value = "E",
+     .fallback = "1e-3", .low = 0, .high = 1e6, .help = "least root mean square of a tensor that scales the rate"},
+    {.name = "prodigy_d0", .kind = CLI_REAL, .offset = AT(prodigy_d0), .value = "D", .fallback = "1e-6", .low = 1e-30,
+     .high = 1e6, .help = "prodigy's first guess of its step size"},
+    {.name = "prodigy_d_coef", .kind = CLI_REAL, .offset = AT(prodigy_d_coef), .value = "C", .fallback = "1",
+     .low = 1e-9, .high = 1e9, .help = "times the estimate of the step size"},
+    {.name = "prodigy_growth_rate", .kind = CLI_REAL, .offset = AT(prodigy_growth_rate), .value = "G", .fallback = "0",
+     .low = 0, .high = 1e30, .help = "the step size grows by this factor an update at most; 0: no bound"},
+    {.name = "prodigy_beta3", .kind = CLI_REAL, .offset = AT(prodigy_beta3), .value = "B", .low = 0, .high = 0.9999999,
+     .help = "memory of the estimate of the step size", .unset = "the root of beta2"},
+    {.name = "prodigy_use_bias_correction", .kind = CLI_SWITCH, .offset = AT(prodigy_use_bias_correction),
+     .help = "Adam's corrections of the first updates"},
+    {.name = "prodigy_safeguard_warmup", .kind = CLI_SWITCH, .offset = AT(prodigy_safeguard_warmup),
+     .help = "leave the rate out of the estimate, when the schedule warms up"},
+    {.name = "prodigy_decouple", .kind = CLI_SWITCH, .offset = AT(prodigy_decouple), .fallback = "true",
+     .help = "decoupled weight decay; on unless switched off (=false), which adds it to the gradient"},
     {0},
 };
 
@@ -170,15 +218,57 @@ const cli_flag cli_unused_flags[] = {
     UNUSED_SWITCH(0, "allow_tf32", "a GPU's matter"),
     UNUSED_SWITCH(1, "enable_xformers_memory_efficient_attention", "attention never materialises its scores here"),
     UNUSED_SWITCH(2, "push_to_hub", "nothing is uploaded"),
-    UNUSED_SWITCH(3, "use_8bit_adam", "AdamW's moments are kept in f32"),
     {0},
 };
+
+/* Say which flags the chosen optimizer does not hear. */
+static void note_unheard(const train_options *o, const cli_parsed *parsed)
+{
+    static const struct {
+        const char *name;
+        unsigned use;
+    } shared[] = {{"adam_beta1", OPT_USES_BETA1}, {"adam_beta2", OPT_USES_BETA2}, {"adam_epsilon", OPT_USES_EPS}};
+    static const char *const of_rate[] = {"learning_rate", "scale_lr", "lr_scheduler"};
+    const opt_kind kind = (opt_kind)o->optimizer;
+    const char *chosen = opt_kind_names[kind];
+
+    for (const cli_flag *flag = cli_optimizer_flags; flag->name; flag++)
+        for (int k = 0; k < OPT_N_KINDS; k++) {
+            const size_t n = strlen(opt_kind_names[k]);
+            if (k != (int)kind && strncmp(flag->name, opt_kind_names[k], n) == 0 && flag->name[n] == '_' &&
+                cli_given(parsed, flag->name))
+                fprintf(stderr, "--%s has no effect: the optimizer is %s\n", flag->name, chosen);
+        }
+    for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)
+        if (!(opt_uses(kind) & shared[i].use) && cli_given(parsed, shared[i].name))
+            fprintf(stderr, "--%s has no effect: %s has no such number\n", shared[i].name, chosen);
+    for (size_t i = 0; i < sizeof of_rate / sizeof *of_rate; i++)
+        if (kind == OPT_ADAFACTOR && o->adafactor_relative_step == TRAIN_TRUE && cli_given(parsed, of_rate[i]))
+            fprintf(stderr, "--%s has no effect: adafactor's relative step is its rate\n", of_rate[i]);
+    if (kind == OPT_PRODIGY && o->learning_rate < 0.1)
+        fprintf(stderr, "--learning_rate %g multiplies the step size that prodigy finds: it wants 1.0\n",
+                o->learning_rate);
+}
+
+ag_status cli_check_optimizer(ag_ctx *ctx, train_options *o, const cli_parsed *parsed)
+{
+    if (o->use_8bit_adam && o->optimizer != OPT_ADAMW8BIT && o->optimizer != OPT_ADAMW)
+        return ag_fail(ctx, AG_EINVAL, "--use_8bit_adam chooses adamw8bit, --optimizer %s another",
+                       opt_kind_names[o->optimizer]);
+    if (o->adafactor_relative_step == TRAIN_AUTO && cli_given(parsed, "learning_rate"))
+        o->adafactor_relative_step = TRAIN_FALSE;
+    train_settle_optimizer(o);
+    note_unheard(o, parsed);
+    return AG_OK;
+}
 
 ag_status cli_check_train(ag_ctx *ctx, train_options *o, const cli_parsed *parsed)
 {
     for (const cli_flag *flag = cli_unused_flags; flag->name; flag++)
         if (cli_given(parsed, flag->name))
             fprintf(stderr, "--%s has no effect: %s\n", flag->name, flag->help);
+    if (cli_check_optimizer(ctx, o, parsed) != AG_OK)
+        return ag_status_of(ctx);
     if (o->lr_scheduler != OPT_CONSTANT && o->lr_scheduler != OPT_PIECEWISE_CONSTANT && o->max_train_steps > 0 &&
         o->lr_warmup_steps >= o->max_train_steps)
         fprintf(stderr, "--lr_warmup_steps %lld: the run ends after %lld updates, before the rate has grown up\n",

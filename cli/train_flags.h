@@ -12,7 +12,7 @@ extern const cli_flag cli_run_flags[];          /* output, length, batches, chec
 extern const cli_flag cli_objective_flags[];    /* what is trained, and the loss */
 extern const cli_flag cli_prior_flags[];        /* prior preservation and contrast */
 extern const cli_flag cli_lora_flags[];         /* adapters (lora_flags.c) */
-extern const cli_flag cli_optimizer_flags[];    /* rate, schedule, AdamW, clipping */
+extern const cli_flag cli_optimizer_flags[];    /* which, rate, schedule, clipping, their numbers */
 
 /* Flags of the original programs that do nothing here. They are taken, so that published commands run,
  * and each one given is named in a notice. */
@@ -25,7 +25,10 @@ extern const cli_flag cli_unused_flags[];
 /* Was one of LoRA's flags given? */
 bool cli_lora_given(const cli_parsed *parsed);
 
-/* Values that no table can check; fills the seed from the clock when none was given. `unused` may be
+/* Settle what was left open about the optimizer (train/options.h), and say which flags it does not hear. */
+ag_status cli_check_optimizer(ag_ctx *ctx, train_options *options, const cli_parsed *parsed);
+
+/* Values that no table can check, and the above; fills the seed from the clock when none was given. `unused` may be
  * NULL. */
 ag_status cli_check_train(ag_ctx *ctx, train_options *options, const cli_parsed *parsed);
 

@@ -1,4 +1,7 @@
-/* optimizer.c - AdamW, the gradient norm and the moving average; see optimizer.h. */
+/* optimizer.c - what all optimizers share, the gradient norm and the moving average; see optimizer.h.
+ *
+ * The rules are in files of their own; rules.h says what a rule is.
+ */
 #include "optim/optimizer.h"
 
 #include <math.h>
@@ -6,21 +9,63 @@
 
 #include "autograd/grad.h"
 #include "autograd/ops.h"
+#include "optim/rules.h"
 
-const char *const opt_kind_names[] = {[OPT_ADAMW] = "adamw", [OPT_N_KINDS] = NULL};
-
-/* What every kind keeps per parameter. */
-static const char *const SLOT_NAMES[] = {"exp_avg", "exp_avg_sq"};
-enum { N_SLOTS = 2, N_SCALARS = 8 };
-
-struct opt_optimizer {
-    opt_config config;
-    ag_tensor *const *params;
-    const char *const *names;
-    int64_t n;
-    ag_tensor **slots;  /* [N_SLOTS * n], slot-major */
-    ag_tensor *scalars; /* see ag_adamw_ */
+const char *const opt_kind_names[] = {
+    [OPT_ADAMW] = "adamw",         [OPT_ADAMW8BIT] = "adamw8bit", [OPT_RANGER] = "ranger",
+    [OPT_LION] = "lion",           [OPT_ADAFACTOR] = "adafactor", [OPT_PRODIGY] = "prodigy",
+    [OPT_SGD] = "sgd",             [OPT_N_KINDS] = NULL,
 };
+
+static const opt_rule *const rules[] = {
+    [OPT_ADAMW] = &opt_adamw,         [OPT_ADAMW8BIT] = &opt_adamw8bit, [OPT_RANGER] = &opt_ranger,
+    [OPT_LION] = &opt_lion,           [OPT_ADAFACTOR] = &opt_adafactor, [OPT_PRODIGY] = &opt_prodigy,
+    [OPT_SGD] = &opt_sgd,
+};
+
+/* --- configurations ------------------------------------------------------------------------------- */
+
+opt_config opt_defaults(opt_kind kind)
+{
+    opt_config c = {
+        .kind = kind,
+        .ranger = {.alpha = 0.5, .k = 6, .use_gc = true},
+        .adafactor = {.clip_threshold = 1.0, .decay_rate = -0.8, .eps2 = 1e-3, .relative_step = true,
+                      .scale_parameter = true},
+        .prodigy = {.d0 = 1e-6, .d_coef = 1.0, .growth_rate = INFINITY, .beta3 = NAN, .decouple = true},
+    };
+
+    c.beta1 = rules[kind]->beta1;
+    c.beta2 = rules[kind]->beta2;
+    c.eps = rules[kind]->eps;
+    c.weight_decay = rules[kind]->weight_decay;
+    return c;
+}
+
+unsigned opt_uses(opt_kind kind)
+{
+    return rules[kind]->uses;
+}
+
+static ag_status check(ag_ctx *ctx, const opt_config *c)
+{
+    const opt_rule *rule = rules[c->kind];
+    const char *name = opt_kind_names[c->kind];
+
+    /* a NAN fails every comparison; only Adafactor's beta1 may be one */
+    if ((rule->uses & OPT_USES_BETA1) && !(c->beta1 >= 0.0 && c->beta1 < 1.0) &&
+        !(isnan(c->beta1) && isnan(rule->beta1)))
+        return ag_fail(ctx, AG_EINVAL, "%s: beta1 %g: wanted 0 <= beta1 < 1", name, c->beta1);
+    if ((rule->uses & OPT_USES_BETA2) && !(c->beta2 >= 0.0 && c->beta2 < 1.0))
+        return ag_fail(ctx, AG_EINVAL, "%s: beta2 %g: wanted 0 <= beta2 < 1", name, c->beta2);
+    if ((rule->uses & OPT_USES_EPS) && !(c->eps >= 0.0 && isfinite(c->eps)))
+        return ag_fail(ctx, AG_EINVAL, "%s: epsilon %g: wanted 0 or more", name, c->eps);
+    if (!(c->weight_decay >= 0.0 && isfinite(c->weight_decay)))
+        return ag_fail(ctx, AG_EINVAL, "%s: weight decay %g: wanted 0 or more", name, c->weight_decay);
+    return rule->check ? rule->check(ctx, c) : AG_OK;
+}
+
+/* --- make ----------------------------------------------------------------------------------------- */
 
 /* n zeroed tensors of the shapes of `like`, into out. */
 static ag_status zeros_like(ag_tensor **out, ag_ctx *ctx, ag_tensor *const *like, int64_t n)
@@ -33,23 +78,98 @@ static ag_status zeros_like(ag_tensor **out, ag_ctx *ctx, ag_tensor *const *like
     return AG_OK;
 }
 
-ag_status opt_new(opt_optimizer **out, ag_ctx *ctx, const opt_config *config, ag_tensor *const *params,
-                  const char *const *names, int64_t n)
+void opt_make_like(ag_ctx *ctx, opt_optimizer *opt, int slot, int64_t i)
 {
-    opt_optimizer *opt = ag_new(ctx, 1, sizeof *opt, "optimizer");
+    zeros_like(&opt->slots[slot * opt->n + i], ctx, &opt->params[i], 1);
+}
 
+void opt_make_list(ag_ctx *ctx, opt_optimizer *opt, int slot, int64_t i, ag_dtype dtype, int64_t n)
+{
+    ag_tensor *t = ag_empty(ctx, AG_MODEL, dtype, 1, &n);
+    void *zeros = t ? ag_new(ctx, ag_nbytes(t), 1, "optimizer") : NULL;
+
+    opt->slots[slot * opt->n + i] = t;
+    if (zeros)
+        ag_write(ctx, t, zeros, ag_nbytes(t));
+    ag_delete(zeros);
+}
+
+/* The number of the group with these factors, made when it is new. */
+static int group_number(opt_optimizer *opt, opt_group g)
+{
+    for (int k = 0; k < opt->n_groups; k++)
+        if (opt->groups[k].lr_factor == g.lr_factor && opt->groups[k].decay_factor == g.decay_factor)
+            return k;
+    opt->groups[opt->n_groups] = g;
+    return opt->n_groups++;
+}
+
+static ag_status take_groups(ag_ctx *ctx, opt_optimizer *opt, const opt_params *params)
+{
+    opt->groups = ag_new(ctx, (size_t)opt->n + 1, sizeof *opt->groups, "optimizer");
+    opt->group_of = ag_new(ctx, (size_t)opt->n + 1, sizeof *opt->group_of, "optimizer");
+    if (!opt->groups || !opt->group_of)
+        return ag_status_of(ctx);
+    group_number(opt, (opt_group){1.0, 1.0}); /* number 0: what belongs to no tensor */
+    for (int64_t i = 0; params->groups && i < opt->n; i++) {
+        const opt_group g = params->groups[i];
+        if (!(g.lr_factor >= 0.0 && g.decay_factor >= 0.0) || !isfinite(g.lr_factor * g.decay_factor))
+            return ag_fail(ctx, AG_EINVAL, "%s: factors %g and %g of rate and decay: wanted 0 or more",
+                           opt->names[i], g.lr_factor, g.decay_factor);
+        if (opt->config.kind == OPT_PRODIGY && g.lr_factor != 0.0 && g.lr_factor != 1.0)
+            return ag_fail(ctx, AG_EINVAL,
+                           "%s: a rate of %g times the others': prodigy finds one rate for all", opt->names[i],
+                           g.lr_factor);
+        opt->group_of[i] = group_number(opt, g);
+    }
+    opt->scalars = ag_new(ctx, (size_t)opt->n_groups, sizeof *opt->scalars, "optimizer");
+    for (int k = 0; opt->scalars && k < opt->n_groups; k++)
+        opt->scalars[k] = ag_empty(ctx, AG_MODEL, AG_F64, 1, (int64_t[]){opt->rule->n_scalars});
+    return ag_status_of(ctx);
+}
+
+static ag_status take_layouts(ag_ctx *ctx, opt_optimizer *opt, const opt_params *params)
+{
+    opt->layouts = ag_new(ctx, (size_t)opt->n + 1, sizeof *opt->layouts, "optimizer");
+    for (int64_t i = 0; opt->layouts && i < opt->n; i++) {
+        const ag_tensor *t = opt->params[i];
+        if (params->layouts) {
+            opt->layouts[i] = params->layouts[i];
+            continue;
+        }
+        opt->layouts[i].n_dims = ag_ndim(t);
+        for (int k = 0; k < ag_ndim(t); k++)
+            opt->layouts[i].dims[k] = ag_dim(t, k);
+    }
+    return ag_status_of(ctx);
+}
+
+static ag_status take_states(ag_ctx *ctx, opt_optimizer *opt)
+{
+    opt->slots = ag_new(ctx, (size_t)(OPT_MAX_SLOTS * opt->n) + 1, sizeof *opt->slots, "optimizer");
+    if (opt->slots && opt->rule->make_common)
+        opt->rule->make_common(ctx, opt);
+    for (int64_t i = 0; opt->slots && i < opt->n && ag_status_of(ctx) == AG_OK; i++)
+        opt->rule->make(ctx, opt, i);
+    return ag_status_of(ctx);
+}
+
+ag_status opt_new(opt_optimizer **out, ag_ctx *ctx, const opt_config *config, const opt_params *params)
+{
+    opt_optimizer *opt;
+
+    if (check(ctx, config) != AG_OK)
+        return ag_status_of(ctx);
+    opt = ag_new(ctx, 1, sizeof *opt, "optimizer");
     if (!opt)
         return ag_status_of(ctx);
     opt->config = *config;
-    opt->params = params;
-    opt->names = names;
-    opt->n = n;
-    opt->slots = ag_new(ctx, (size_t)(N_SLOTS * n), sizeof *opt->slots, "optimizer");
-    opt->scalars = ag_empty(ctx, AG_MODEL, AG_F64, 1, (int64_t[]){N_SCALARS});
-    for (int s = 0; s < N_SLOTS && opt->slots && opt->scalars; s++)
-        if (zeros_like(opt->slots + s * n, ctx, params, n) != AG_OK)
-            break;
-    if (ag_status_of(ctx) != AG_OK) {
+    opt->rule = rules[config->kind];
+    opt->params = params->tensors;
+    opt->names = params->names;
+    opt->n = params->n;
+    if (take_groups(ctx, opt, params) != AG_OK || take_layouts(ctx, opt, params) != AG_OK ||
+        take_states(ctx, opt) != AG_OK) {
         opt_free(opt);
         return ag_status_of(ctx);
     }
@@ -61,38 +181,91 @@ void opt_free(opt_optimizer *opt)
 {
     if (!opt)
         return;
-    for (int64_t i = 0; opt->slots && i < N_SLOTS * opt->n; i++)
+    for (int64_t i = 0; opt->slots && i < OPT_MAX_SLOTS * opt->n; i++)
         ag_release(opt->slots[i]);
-    ag_release(opt->scalars);
+    for (int k = 0; opt->scalars && k < opt->n_groups; k++)
+        ag_release(opt->scalars[k]);
+    ag_release(opt->common);
     ag_delete(opt->slots);
+    ag_delete(opt->scalars);
+    ag_delete(opt->groups);
+    ag_delete(opt->group_of);
+    ag_delete(opt->layouts);
     ag_delete(opt);
+}
+
+/* --- use ------------------------------------------------------------------------------------------ */
+
+double opt_rate(const opt_optimizer *opt, int64_t update, double lr)
+{
+    return opt->rule->rate ? opt->rule->rate(&opt->config, (double)update, lr) : lr;
+}
+
+ag_tensor *opt_slot(const opt_optimizer *opt, int slot, int64_t i)
+{
+    return opt->slots[slot * opt->n + i];
+}
+
+ag_tensor *opt_scalars_of(const opt_optimizer *opt, int64_t i)
+{
+    return opt->scalars[opt->group_of[i]];
+}
+
+static void write_scalars(ag_ctx *ctx, opt_optimizer *opt, const opt_moment *now)
+{
+    for (int k = 0; k < opt->n_groups; k++) {
+        double scalars[OPT_MAX_SCALARS] = {0};
+        opt_config c = opt->config;
+        opt_moment here = *now;
+        here.lr *= opt->groups[k].lr_factor;
+        c.weight_decay *= opt->groups[k].decay_factor;
+        opt->rule->scalars(scalars, &c, &here);
+        ag_write(ctx, opt->scalars[k], scalars, (size_t)opt->rule->n_scalars * sizeof *scalars);
+    }
 }
 
 ag_status opt_update(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, int64_t update, double lr,
                      double grad_scale)
 {
-    const opt_config *c = &opt->config;
-    const double t = (double)update;
-    const double scalars[N_SCALARS] = {lr,        c->beta1,        c->beta2,        c->eps, c->weight_decay,
-                                       1.0 - pow(c->beta1, t), 1.0 - pow(c->beta2, t), grad_scale};
+    const opt_rule *rule = opt->rule;
+    const opt_moment now = {.t = (double)update, .lr = opt_rate(opt, update, lr), .grad_scale = grad_scale};
     const bool was = ag_record(ctx, false);
 
-    ag_write(ctx, opt->scalars, scalars, sizeof scalars);
+    write_scalars(ctx, opt, &now);
+    for (int64_t i = 0; update == 1 && rule->first && i < opt->n; i++)
+        rule->first(ctx, opt, i);
+    if (rule->collect) {
+        rule->between(ctx, opt, false);
+        for (int64_t i = 0; i < opt->n; i++)
+            rule->collect(ctx, opt, i, grads[i]);
+        rule->between(ctx, opt, true);
+    }
     for (int64_t i = 0; i < opt->n; i++)
-        ag_adamw_(ctx, opt->params[i], opt->slots[i], opt->slots[opt->n + i], grads[i], opt->scalars);
+        rule->step(ctx, opt, i, grads[i]);
     ag_record(ctx, was);
     return ag_status_of(ctx);
 }
 
+/* --- the state ------------------------------------------------------------------------------------ */
+
 int64_t opt_state_count(const opt_optimizer *opt)
 {
-    return N_SLOTS * opt->n;
+    int64_t count = opt->rule->common_name != NULL;
+
+    for (int64_t k = 0; k < OPT_MAX_SLOTS * opt->n; k++)
+        count += opt->slots[k] != NULL;
+    return count;
 }
 
 ag_tensor *opt_state_at(const opt_optimizer *opt, int64_t i, char *text, size_t size)
 {
-    snprintf(text, size, "%s.%s", SLOT_NAMES[i / opt->n], opt->names[i % opt->n]);
-    return opt->slots[i];
+    for (int64_t k = 0; k < OPT_MAX_SLOTS * opt->n; k++)
+        if (opt->slots[k] && i-- == 0) {
+            snprintf(text, size, "%s.%s", opt->rule->slots[k / opt->n], opt->names[k % opt->n]);
+            return opt->slots[k];
+        }
+    snprintf(text, size, "%s", opt->rule->common_name);
+    return opt->common;
 }
 
 /* --- gradients ------------------------------------------------------------------------------------ */

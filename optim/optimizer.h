@@ -16,32 +16,93 @@
 extern "C" {
 #endif
 
-typedef enum opt_kind { OPT_ADAMW, OPT_N_KINDS } opt_kind;
-extern const char *const opt_kind_names[]; /* "adamw", NULL */
+typedef enum opt_kind {
+    OPT_ADAMW,
+    OPT_ADAMW8BIT,
+    OPT_RANGER,
+    OPT_LION,
+    OPT_ADAFACTOR,
+    OPT_PRODIGY,
+    OPT_SGD,
+    OPT_N_KINDS
+} opt_kind;
+extern const char *const opt_kind_names[]; /* "adamw", ..., NULL */
 
+/* Each rule and its source stand at the top of optim/<name>.c, the arithmetic in
+ * autograd/cpu/optimizer.h, adamw8bit.h and adafactor.h. */
 typedef struct opt_config {
     opt_kind kind;
-    double beta1, beta2, eps, weight_decay;
+    double beta1, beta2, eps, weight_decay; /* Adafactor: beta1 NAN is no first moment, eps is eps[0] */
+    struct {
+        double momentum, dampening;
+        bool nesterov;
+    } sgd;
+    struct {
+        double alpha; /* of the slow weights' step, every k updates */
+        int64_t k;
+        bool use_gc, gc_conv_only;
+    } ranger;
+    struct {
+        double clip_threshold, decay_rate, eps2;
+        bool relative_step; /* the rate follows from the update number; the one given is not used */
+        bool scale_parameter, warmup_init;
+    } adafactor;
+    struct {
+        double d0, d_coef, growth_rate, beta3; /* beta3 NAN: sqrt(beta2) */
+        bool use_bias_correction, safeguard_warmup, decouple;
+    } prodigy;
 } opt_config;
+
+/* The published defaults of an optimizer; those of all others are in it too. */
+opt_config opt_defaults(opt_kind kind);
+
+/* Which of the numbers that several optimizers have this one uses, all have weight_decay. */
+enum { OPT_USES_BETA1 = 1, OPT_USES_BETA2 = 2, OPT_USES_EPS = 4 };
+unsigned opt_uses(opt_kind kind);
+
+/* --- what is optimised ---------------------------------------------------------------------------- */
+
+/* What the rate and the decay are multiplied by for one tensor. */
+typedef struct opt_group {
+    double lr_factor, decay_factor; /* >= 0; Prodigy takes lr_factor 0 and 1 */
+} opt_group;
+
+/* The shape in which a tensor is published: rules that treat matrices and vectors differently, or
+ * rows as one, go by it. */
+typedef struct opt_layout {
+    int n_dims;
+    int64_t dims[AG_MAX_DIMS];
+    bool channels_last; /* kept as [.., kh, kw, I], published as [.., I, kh, kw] */
+} opt_layout;
+
+/* The arrays have n entries. */
+typedef struct opt_params {
+    int64_t n;
+    ag_tensor *const *tensors; /* f32 */
+    const char *const *names;
+    const opt_group *groups;   /* NULL: factors of 1 */
+    const opt_layout *layouts; /* NULL: published as they are kept */
+} opt_params;
 
 typedef struct opt_optimizer opt_optimizer;
 
-/* params and names are borrowed and must outlive the optimizer; states begin at zero. */
-ag_status opt_new(opt_optimizer **out, ag_ctx *ctx, const opt_config *config, ag_tensor *const *params,
-                  const char *const *names, int64_t n);
+/* tensors and names are borrowed and must outlive the optimizer, the rest is copied. Takes the memory of
+ * all states. AG_EINVAL for numbers that cannot work, AG_ESHAPE for a shape that a rule has no form
+ * for, naming the tensor. */
+ag_status opt_new(opt_optimizer **out, ag_ctx *ctx, const opt_config *config, const opt_params *params);
 void opt_free(opt_optimizer *opt); /* NULL is fine */
 
-/* Update number `update` (from 1) with rate lr. grads[i] belongs to params[i]; each is multiplied by
- * grad_scale first (clipping).
- *
- * AdamW (Loshchilov & Hutter 2019, in PyTorch's form), t = update:
- *   p <- p (1 - lr wd);  m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2
- *   p <- p - lr/(1-b1^t) m / (sqrt(v)/sqrt(1-b2^t) + eps) */
+/* Update number `update` (from 1) with rate lr. grads[i] belongs to tensor i; each is multiplied by
+ * grad_scale first (clipping). What a rule remembers of the first values (Ranger, Prodigy) is taken at
+ * update 1. */
 ag_status opt_update(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, int64_t update, double lr,
                      double grad_scale);
 
-/* The state, for checkpoints: tensor i, its name ("exp_avg.<parameter>") in text of `size`
- * bytes. */
+/* The rate that this update uses when it is given lr. */
+double opt_rate(const opt_optimizer *opt, int64_t update, double lr);
+
+/* The state, for checkpoints: tensor i (f32, f64 or u8), its name ("exp_avg.<parameter>") in text of
+ * `size` bytes. */
 int64_t opt_state_count(const opt_optimizer *opt);
 ag_tensor *opt_state_at(const opt_optimizer *opt, int64_t i, char *text, size_t size);
 

@@ -21,7 +21,7 @@ static void test_adamw_numbers(void **state)
 {
     const double want[3][2] = {
         {0.899000001, -1.898000000}, {0.798519028, -1.796272588}, {0.698911185, -1.694944514}};
-    const opt_config config = {OPT_ADAMW, 0.9, 0.999, 1e-8, 0.01};
+    const opt_config config = opt_defaults(OPT_ADAMW);
     const char *const names[] = {"p"};
     ag_ctx *ctx = check_ctx();
     ag_tensor *p = model_tensor(ctx, 1, (int64_t[]){2}, (float[]){1.0f, -2.0f});
@@ -30,7 +30,7 @@ static void test_adamw_numbers(void **state)
     char text[64];
 
     (void)state;
-    opt_new(&opt, ctx, &config, &p, names, 1);
+    opt_new(&opt, ctx, &config, &(opt_params){.n = 1, .tensors = &p, .names = names});
     for (int t = 1; t <= 3; t++) {
         float v[2];
         ag_read(ctx, p, v, sizeof v);
@@ -61,7 +61,7 @@ static void test_adamw_definition(void **state)
     static double p[T][MOST], m[T][MOST], v[T][MOST];
     static const char *const names[T] = {"a", "b", "c"};
     const int64_t dims[T][2] = {{1, 1}, {17, 19}, {1, MOST}};
-    const opt_config c = {OPT_ADAMW, 0.8, 0.95, 1e-6, 0.1};
+    const opt_config c = {.kind = OPT_ADAMW, .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6, .weight_decay = 0.1};
     ag_ctx *ctx = check_ctx();
     ag_tensor *params[T], *grads[T];
     opt_optimizer *opt = NULL;
@@ -76,7 +76,7 @@ static void test_adamw_definition(void **state)
             ((float *)ag_data(params[t]))[i] = (float)p[t][i];
         }
     }
-    opt_new(&opt, ctx, &c, params, names, T);
+    opt_new(&opt, ctx, &c, &(opt_params){.n = T, .tensors = params, .names = names});
     for (int k = 1; k <= 6; k++) {
         const double lr = 0.01 * k, scale = k == 4 ? 1.0 : 0.3;
         for (int t = 0; t < T; t++)
@@ -189,12 +189,13 @@ static void test_average(void **state)
 /* Refused memory anywhere leaves nothing behind. */
 static void test_refused_memory(void **state)
 {
-    const opt_config config = {OPT_ADAMW, 0.9, 0.999, 1e-8, 0.01};
+    const opt_config config = opt_defaults(OPT_ADAMW);
     const char *const names[] = {"a", "b"};
     ag_ctx *ctx = check_ctx();
     ag_tensor *params[2] = {ag_full(ctx, AG_MODEL, 1.0, 1, (int64_t[]){100}),
                             ag_full(ctx, AG_MODEL, 1.0, 1, (int64_t[]){100})};
     const size_t before = ag_bytes_now(ctx, AG_MODEL);
+    const opt_params all = {.n = 2, .tensors = params, .names = names};
     int n_refused = 0;
 
     (void)state;
@@ -202,7 +203,7 @@ static void test_refused_memory(void **state)
         opt_optimizer *opt = NULL;
         opt_ema *ema = NULL;
         ag_refuse_allocation(ctx, n, false);
-        if (opt_new(&opt, ctx, &config, params, names, 2) == AG_OK)
+        if (opt_new(&opt, ctx, &config, &all) == AG_OK)
             opt_ema_new(&ema, ctx, params, 2, 0.9);
         ag_refuse_allocation(ctx, -1, false);
         opt_free(opt);

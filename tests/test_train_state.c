@@ -455,7 +455,7 @@ static void make_small(small *s, bool checkpointing)
     *s = (small){.ctx = one_thread()};
     s->model = model_of(s->ctx, &c);
     s->given = given_of(&c);
-    part = (train_part){pipe_params(s->model, DATA_UNET), "unet."};
+    part = (train_part){.params = pipe_params(s->model, DATA_UNET), .prefix = "unet."};
     nn_params_train(s->ctx, part.params, NULL, true);
     train_state_new(&s->state, s->ctx, &part, 1, &config, &schedule, o.max_grad_norm, 0.9);
     pipe_noise_init(&s->noise, s->ctx, &s->model->schedule);
@@ -648,7 +648,7 @@ static void test_refusals(void **state)
 {
     small a;
     train_part part;
-    const opt_config config = {OPT_ADAMW, 0.9, 0.999, 1e-8, 0.01};
+    const opt_config config = opt_defaults(OPT_ADAMW);
     opt_schedule schedule = {.kind = OPT_CONSTANT, .lr = 1e-3};
     train_state *other = NULL;
     double loss[K], norm[K], lr[K];
@@ -657,7 +657,7 @@ static void test_refusals(void **state)
 
     (void)state;
     make_small(&a, false);
-    part = (train_part){pipe_params(a.model, DATA_TEXT_ENCODER), "text_encoder."};
+    part = (train_part){.params = pipe_params(a.model, DATA_TEXT_ENCODER), .prefix = "text_encoder."};
     train_state_new(&other, a.ctx, &part, 1, &config, &schedule, 1.0, 0.0);
     check_failed_with(a.ctx, AG_EINVAL, "nothing to train");
     schedule.lr = NAN;

@@ -235,8 +235,8 @@ static ag_status check_entries(const writing *w)
         names[i] = w->entries[i].name;
         if (!ag_data(w->entries[i].tensor))
             ag_fail(w->ctx, AG_EINVAL, "%s has no values to keep", names[i]);
-        if (dtype != AG_F32 && dtype != AG_F64 && dtype != AG_I64)
-            ag_fail(w->ctx, AG_EDTYPE, "%s is %s: a checkpoint keeps f32, f64 and i64", names[i],
+        if (dtype != AG_F32 && dtype != AG_F64 && dtype != AG_I64 && dtype != AG_U8)
+            ag_fail(w->ctx, AG_EDTYPE, "%s is %s: a checkpoint keeps f32, f64, i64 and u8", names[i],
                     ag_dtype_name(dtype));
     }
     if (names && w->n > 0)

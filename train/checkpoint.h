@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-/* A named tensor of the run; names are unique. f32, f64, i64. */
+/* A named tensor of the run; names are unique. f32, f64, i64, u8. */
 typedef struct train_entry {
     const char *name;
     ag_tensor *tensor;

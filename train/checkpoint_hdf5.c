@@ -82,6 +82,10 @@ static bool types_of(hid_t *file, hid_t *memory, ag_dtype dtype)
         *file = H5T_STD_I64LE;
         *memory = H5T_NATIVE_INT64;
         return true;
+    case AG_U8:
+        *file = H5T_STD_U8LE;
+        *memory = H5T_NATIVE_UINT8;
+        return true;
     default:
         return false;
     }
@@ -407,7 +411,7 @@ ag_status train_h5_put(train_h5_writer *w, const char *name, ag_dtype dtype, int
     r = enter();
     if (!types_of(&file_type, &memory_type, dtype)) {
         leave(r);
-        return ag_fail(w->ctx, AG_EDTYPE, "%s: %s is %s: a checkpoint keeps f32, f64 and i64",
+        return ag_fail(w->ctx, AG_EDTYPE, "%s: %s is %s: a checkpoint keeps f32, f64, i64 and u8",
                        w->path, name, ag_dtype_name(dtype));
     }
     set = make_dataset(w, name, file_type, n, shape, is_empty);

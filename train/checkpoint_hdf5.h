@@ -38,7 +38,7 @@ typedef struct train_h5_writer train_h5_writer;
 ag_status train_h5_create(train_h5_writer **out, ag_ctx *ctx, const char *path,
                           uint64_t expected_bytes);
 
-/* Add a tensor, f32, f64 or i64, straight from its values in host memory.
+/* Add a tensor, f32, f64, i64 or u8, straight from its values in host memory.
  * AG_EDTYPE for other types; AG_EINVAL for a name that HDF5 cannot keep flat ('/', "", "."). */
 ag_status train_h5_put(train_h5_writer *writer, const char *name, ag_dtype dtype, int n_dims,
                        const int64_t *dims, const void *values, uint32_t crc32c);

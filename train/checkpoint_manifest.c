@@ -159,7 +159,7 @@ static ag_status read_files(train_manifest *m, ag_ctx *ctx, const char *path)
 
 static bool read_dtype(ag_dtype *out, const char *name)
 {
-    const ag_dtype kept[] = {AG_F32, AG_F64, AG_I64};
+    const ag_dtype kept[] = {AG_F32, AG_F64, AG_I64, AG_U8};
 
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         if (strcmp(name, ag_dtype_name(kept[i])) == 0) {

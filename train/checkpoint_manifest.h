@@ -34,7 +34,7 @@ typedef struct train_manifest_file {
 typedef struct train_manifest_tensor {
     const char *name;
     int64_t file;
-    ag_dtype dtype; /* f32, f64 or i64 */
+    ag_dtype dtype; /* f32, f64, i64 or u8 */
     int n_dims;
     int64_t dims[AG_MAX_DIMS];
     uint32_t crc32c;

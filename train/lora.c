@@ -115,9 +115,11 @@ void train_lora_use(const train_lora *lora, bool on)
 int train_parts(train_part parts[2], ag_ctx *ctx, const train_options *o, const train_lora *lora,
                 const pipe_model *model)
 {
-    parts[0] = (train_part){lora->unet ? nn_adapters_params(lora->unet) : pipe_params(model, DATA_UNET), "unet."};
-    parts[1] = (train_part){lora->text ? nn_adapters_params(lora->text) : pipe_params(model, DATA_TEXT_ENCODER),
-                            "text_encoder."};
+    parts[0] = (train_part){.params = lora->unet ? nn_adapters_params(lora->unet) : pipe_params(model, DATA_UNET),
+                            .prefix = "unet."};
+    parts[1] =
+        (train_part){.params = lora->text ? nn_adapters_params(lora->text) : pipe_params(model, DATA_TEXT_ENCODER),
+                     .prefix = "text_encoder."};
     for (int p = 0; p < 1 + o->train_text_encoder; p++)
         nn_params_train(ctx, parts[p].params, NULL, true);
     return 1 + o->train_text_encoder;

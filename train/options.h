@@ -21,6 +21,8 @@ extern "C" {
 typedef enum train_finetune_mode { TRAIN_DOUBLE_PROMPT, TRAIN_SINGLE_PROMPT } train_finetune_mode;
 typedef enum train_precision { TRAIN_PRECISION_AUTO, TRAIN_PRECISION_NO, TRAIN_PRECISION_BF16, TRAIN_PRECISION_FP16 } train_precision;
 
+typedef enum train_choice { TRAIN_AUTO, TRAIN_TRUE, TRAIN_FALSE } train_choice;
+
 typedef enum train_prediction {
     TRAIN_PREDICTION_OF_MODEL,
     TRAIN_PREDICTION_EPSILON,
@@ -85,9 +87,25 @@ typedef struct train_options {
     int64_t lr_warmup_steps;
     double lr_num_cycles, lr_power;
     const char *lr_step_rules;
-    double adam_beta1, adam_beta2, adam_weight_decay, adam_epsilon;
+    bool use_8bit_adam; /* chooses OPT_ADAMW8BIT */
+    double adam_beta1, adam_beta2, adam_weight_decay, adam_epsilon; /* NAN: the optimizer's own */
+    double sgd_momentum, sgd_dampening;
+    bool sgd_nesterov;
+    double ranger_alpha;
+    int64_t ranger_k;
+    bool ranger_use_gc, ranger_gc_conv_only;
+    int adafactor_relative_step; /* a train_choice */
+    bool adafactor_scale_parameter, adafactor_warmup_init;
+    double adafactor_clip_threshold, adafactor_decay_rate, adafactor_scale_epsilon;
+    double prodigy_d0, prodigy_d_coef;
+    double prodigy_growth_rate; /* 0: no bound */
+    double prodigy_beta3;       /* NAN: the root of beta2 */
+    bool prodigy_use_bias_correction, prodigy_safeguard_warmup, prodigy_decouple;
     double max_grad_norm;
 } train_options;
+
+/* Put in what was left open about the optimizer: its own numbers; Adafactor's relative step is on. */
+void train_settle_optimizer(train_options *options);
 
 /* The learning rate after --scale_lr (times accumulation and batch). */
 double train_base_lr(const train_options *options);

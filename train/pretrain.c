@@ -183,7 +183,7 @@ static ag_status train_vae(ag_ctx *ctx, pretrain *p, const pipe_preset *preset, 
         ag_delete(folder);
         return ag_status_of(ctx);
     }
-    part = (train_part){pipe_params(p->model, DATA_VAE), "vae."};
+    part = (train_part){.params = pipe_params(p->model, DATA_VAE), .prefix = "vae."};
     if (run_stage(ctx, p, "stage-vae", &part, 1, o->vae_steps, o->vae_learning_rate, 0.0, &method, config) == AG_OK &&
         measure_scale(&vae.scaling_factor, ctx, p) == AG_OK &&
         pipe_save_component(ctx, p->model, folder, DATA_VAE, AG_F32) == AG_OK) {
@@ -309,8 +309,8 @@ static ag_status train_unet(ag_ctx *ctx, pretrain *p, const pipe_preset *preset,
         make_set(ctx, p) != AG_OK || train_prompts_prepare(ctx, p->prompts, p->model, false) != AG_OK)
         return ag_status_of(ctx);
     train_diffusion_init(&p->diffusion, &plain, p->model->unet, &p->noise);
-    parts[0] = (train_part){pipe_params(p->model, DATA_UNET), "unet."};
-    parts[1] = (train_part){pipe_params(p->model, DATA_TEXT_ENCODER), "text_encoder."};
+    parts[0] = (train_part){.params = pipe_params(p->model, DATA_UNET), .prefix = "unet."};
+    parts[1] = (train_part){.params = pipe_params(p->model, DATA_TEXT_ENCODER), .prefix = "text_encoder."};
     return run_stage(ctx, p, "stage-unet", parts, 2, o->unet_steps, o->unet_learning_rate, o->ema_decay, &method, config);
 }
 

@@ -14,10 +14,13 @@
 extern "C" {
 #endif
 
-/* A network whose trainable parameters take part, and what its names begin with ("unet."). */
+/* A network whose trainable parameters take part, and what its names begin with ("unet."). group says
+ * what a parameter's rate and decay are multiplied by; NULL: by 1. */
 typedef struct train_part {
     nn_params *params;
     const char *prefix;
+    opt_group (*group)(void *user, const nn_param *param);
+    void *user;
 } train_part;
 
 typedef struct train_state {

@@ -195,6 +195,8 @@ static bool begins(const char *name, const char *with)
 
 static int kind_of(const item *it)
 {
+    static const char *const of_updates[] = {"adamw", "sgd_", "lion_", "ranger_", "prodigy_",
+                                             "adafactor_", "add_sumsq_", "fill_", "lerp_"};
     const char *name = it->op->name;
 
     if (begins(name, "conv2d_backward_weights")) { /* D, x -> dw: the kernel is no input */
@@ -212,9 +214,9 @@ static int kind_of(const item *it)
         return ATTENTION;
     if (strstr(name, "norm") && !begins(name, "normal"))
         return NORM;
-    if (begins(name, "adamw") || begins(name, "add_sumsq") || begins(name, "fill_") ||
-        begins(name, "lerp_"))
-        return OPTIMIZER;
+    for (size_t i = 0; i < sizeof of_updates / sizeof *of_updates; i++)
+        if (begins(name, of_updates[i]))
+            return OPTIMIZER;
     return REST;
 }
 
