@@ -34,6 +34,7 @@ static const cli_group GROUPS[] = {
     {"the forecast", PLAN_FLAGS, 0},
     {"the model", cli_model_flags, offsetof(options, train)},
     {"the data", cli_data_flags, offsetof(options, train)},
+    {"its pictures and captions", cli_picture_flags, offsetof(options, train)},
     {"the run", cli_run_flags, offsetof(options, train)},
     {"what is learned", cli_objective_flags, offsetof(options, train)},
     {"the optimizer", cli_optimizer_flags, offsetof(options, train)},

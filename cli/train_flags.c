@@ -40,7 +40,8 @@ const cli_flag cli_data_flags[] = {
      .help = "their ages: a .npy text array of [file name, age], FFHQ-Aging's labels .csv, or a folder of pictures "
              "whose names begin with the age (34_001.jpg)"},
     {.name = "instance_prompt", .kind = CLI_TEXT, .offset = AT(instance_prompt), .value = "TEXT",
-     .fallback = "photo of a person", .help = "the age goes after its word \"a\""},
+     .fallback = "photo of a person",
+     .help = "the age goes where it says \"{age}\" (\"a {age} year old man\"), else after its words \"a\""},
     {.name = "finetune_mode", .kind = CLI_CHOICE, .offset = AT(finetune_mode), .choices = MODES,
      .fallback = "finetune_double_prompt", .help = "with and without the age, or twice with it"},
     {.name = "resolution", .kind = CLI_INT, .offset = AT(resolution), .value = "PX", .fallback = "512", .low = 8,
@@ -53,6 +54,37 @@ const cli_flag cli_data_flags[] = {
      .help = "leave pictures as they are stored, whatever their EXIF orientation"},
     {.name = "no_shuffle", .kind = CLI_SWITCH, .offset = AT(no_shuffle),
      .help = "take pictures in the order of their names"},
+    {0},
+};
+
+const cli_flag cli_picture_flags[] = {
+    {.name = "aspect_ratio_buckets", .kind = CLI_SWITCH, .offset = AT(aspect_ratio_buckets),
+     .help = "train on pictures of about resolution x resolution pixels in their own shapes: each is resized and "
+             "cropped to the box whose aspect ratio is nearest; a batch holds one box"},
+    {.name = "bucket_step", .kind = CLI_INT, .offset = AT(bucket_step), .value = "PX", .fallback = "64", .low = 1,
+     .high = 8192, .help = "sides of the boxes are multiples of this"},
+    {.name = "bucket_min", .kind = CLI_INT, .offset = AT(bucket_min), .value = "PX", .fallback = "0", .low = 0,
+     .high = 16384, .help = "their shortest side; 0: half the resolution"},
+    {.name = "bucket_max", .kind = CLI_INT, .offset = AT(bucket_max), .value = "PX", .fallback = "0", .low = 0,
+     .high = 16384, .help = "their longest side; 0: twice the resolution"},
+    {.name = "caption_extension", .kind = CLI_TEXT, .offset = AT(caption_extension), .value = "EXT",
+     .help = "a picture's prompt is the text in the file beside it with this ending (txt), if there is one; \"{age}\" "
+             "in it is the age"},
+    {.name = "caption_dropout", .kind = CLI_REAL, .offset = AT(caption_dropout), .value = "P", .fallback = "0",
+     .low = 0, .high = 1, .help = "the part of the rows that is trained under the empty prompt"},
+    {.name = "mask_dir", .kind = CLI_TEXT, .offset = AT(mask_dir), .value = "DIR",
+     .help = "masks, named as the pictures: white counts in the loss, black does not"},
+    {.name = "alpha_mask", .kind = CLI_SWITCH, .offset = AT(alpha_mask),
+     .help = "the alpha channel of a picture without a mask of its own is its mask (PNG, WebP)"},
+    {.name = "mask_min", .kind = CLI_REAL, .offset = AT(mask_min), .value = "W", .fallback = "0", .low = 0, .high = 1,
+     .help = "how much black counts"},
+    {.name = "color_jitter", .kind = CLI_TEXT, .offset = AT(color_jitter), .value = "B,C,S,H",
+     .help = "change brightness, contrast, saturation and hue by up to so much, drawn anew each time "
+             "(0.1,0.1,0.1,0.02); pictures are then encoded at each use"},
+    {.name = "repeats", .kind = CLI_INT, .offset = AT(repeats), .value = "N", .fallback = "1", .low = 1, .high = 1e6,
+     .help = "how often an epoch shows each picture, times the number that its folder's name begins with (10_name)"},
+    {.name = "balance_ages", .kind = CLI_SWITCH, .offset = AT(balance_ages),
+     .help = "show FFHQ-Aging's age groups (0-2, 3-6, ... 70-120) equally often: pictures of the rare ones more often"},
     {0},
 };
 

@@ -8,6 +8,7 @@
 /* Each table fills a train_options. */
 extern const cli_flag cli_model_flags[];        /* which model */
 extern const cli_flag cli_data_flags[];         /* pictures, ages, prompts */
+extern const cli_flag cli_picture_flags[];      /* shapes, captions, masks, colours, how often */
 extern const cli_flag cli_run_flags[];          /* output, length, batches, checkpoints, seed */
 extern const cli_flag cli_objective_flags[];    /* what is trained, and the loss */
 extern const cli_flag cli_prior_flags[];        /* prior preservation and contrast */

@@ -125,8 +125,9 @@ ag_status data_ages_check(const data_ages *ages, ag_ctx *ctx, const char *path)
     if (list.n == 0)
         return AG_OK;
     if (ages->source == DATA_AGES_NAMES)
-        return ag_fail(ctx, AG_EDATA, "%s: %lld of %lld file names do not begin with an age, as 34_001.jpg or 34.jpg do: %s",
-                       path, (long long)list.n, (long long)ages->n, data_offenders_end(&list));
+        return ag_fail(ctx, AG_EDATA,
+                       "%s: %lld of %lld file names do not begin with an age, as 34_001.jpg or 34.jpg do: %s", path,
+                       (long long)list.n, (long long)ages->n, data_offenders_end(&list));
     return ag_fail(ctx, AG_EDATA, "%s: %lld of %lld rows have an age that is not a whole number: %s", path,
                    (long long)list.n, (long long)ages->n, data_offenders_end(&list));
 }

@@ -242,9 +242,14 @@ ag_status data_batches_new(data_batches **out, ag_ctx *ctx, int64_t n, const dat
     b = ag_new(ctx, 1, sizeof *b, "order of the pictures");
     if (!b)
         return AG_ENOMEM;
-    *b = (data_batches){
-        .seed = o->seed, .batch = o->batch, .shuffle = o->shuffle, .has_buckets = o->buckets != NULL, .n = n, .epoch = -1};
-    if (make_cells(b, ctx, o, n_units) != AG_OK || (o->groups && balance(b, ctx) != AG_OK) || make_room(b, ctx) != AG_OK) {
+    *b = (data_batches){.seed = o->seed,
+                        .batch = o->batch,
+                        .shuffle = o->shuffle,
+                        .has_buckets = o->buckets != NULL,
+                        .n = n,
+                        .epoch = -1};
+    if (make_cells(b, ctx, o, n_units) != AG_OK || (o->groups && balance(b, ctx) != AG_OK) ||
+        make_room(b, ctx) != AG_OK) {
         data_batches_free(b);
         return ag_status_of(ctx);
     }

@@ -96,6 +96,19 @@ ag_status data_file_get(ag_ctx *ctx, const data_file *file, uint64_t at, size_t 
     return AG_OK;
 }
 
+bool data_file_fetch(const char *path, size_t n, void *to)
+{
+    data_file file = {.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+    struct stat info;
+    bool ok = file.fd >= 0 && fstat(file.fd, &info) == 0 && S_ISREG(info.st_mode) && (uint64_t)info.st_size == n;
+
+    file.size = n;
+    ok = ok && data_file_pread(&file, 0, n, to) == 0;
+    if (file.fd >= 0)
+        close(file.fd);
+    return ok;
+}
+
 /* --- writing ---------------------------------------------------------------------------------- */
 
 struct data_writer {

@@ -38,6 +38,9 @@ int data_file_pread(const data_file *file, uint64_t at, size_t n, void *to);
 /* The same with a message: AG_EIO naming the file. */
 ag_status data_file_get(ag_ctx *ctx, const data_file *file, uint64_t at, size_t n, void *to);
 
+/* Fill `to` from a file of exactly n bytes, taking no memory; false when there is none of that size. */
+bool data_file_fetch(const char *path, size_t n, void *to);
+
 /* --- writing ---------------------------------------------------------------------------------- */
 
 /* A file that appears under its name whole or not at all: written beside, flushed, renamed, the

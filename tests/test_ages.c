@@ -191,7 +191,8 @@ static void test_names(void **state)
     check_ok(ctx, data_ages_from_names(&ages, ctx, in_folder("named")));
     assert_true(ages.n == 4 && ages.n_unreadable == 2);
     check_fails(ctx, data_ages_check(&ages, ctx, "named"), AG_EDATA,
-                "named: 2 of 4 file names do not begin with an age, as 34_001.jpg or 34.jpg do: 1a.png (none), x.png (none)");
+                "named: 2 of 4 file names do not begin with an age, as 34_001.jpg or 34.jpg do: 1a.png (none), x.png "
+                "(none)");
     data_ages_close(&ages);
     ag_ctx_free(ctx);
 }
@@ -324,7 +325,8 @@ static void test_captions(void **state)
     assert_string_equal(set.items[2].caption, "gr\xc3\xb6\xc3\x9f" "er");
     assert_string_equal(set.items[0].caption, "a man, old");
     put_text("said/d.txt", "abc\xff");
-    check_fails(ctx, data_set_read_captions(&set, ctx, "txt", &n_without), AG_EDATA, "said/d.txt: wanted a caption in UTF-8, byte 3");
+    check_fails(ctx, data_set_read_captions(&set, ctx, "txt", &n_without), AG_EDATA,
+                "said/d.txt: wanted a caption in UTF-8, byte 3");
     data_set_close(&set);
     ag_ctx_free(ctx);
 }
@@ -343,7 +345,8 @@ static void test_masks(void **state)
     put_picture("faces/b.png");
     check_ok(ctx, data_set_open(&set, ctx, in_folder("faces"), NULL, 0));
     check_fails(ctx, data_set_find_masks(&set, ctx, in_folder("nowhere"), 0, &n_without), AG_EIO, "nowhere");
-    check_fails(ctx, data_set_find_masks(&set, ctx, in_folder("masks"), 0, &n_without), AG_EDATA, "masks: no mask for any picture");
+    check_fails(ctx, data_set_find_masks(&set, ctx, in_folder("masks"), 0, &n_without), AG_EDATA,
+                "masks: no mask for any picture");
     put_picture("masks/a.webp");
     put_picture("masks/a.png");
     put_picture("masks/ab.png");
@@ -373,8 +376,8 @@ static void test_stats(void **state)
     for (size_t i = 0; i < sizeof ages / sizeof *ages; i++)
         data_age_stats_add(&stats, ages[i], i < 2 ? 'f' : i == 2 ? 'm' : 0);
     text = data_age_stats_text(ctx, &stats);
-    assert_string_equal(text, "7 pictures, ages -1 to 121, mean 40.0 (0-2: 3, 3-6: 1, 7-9: 0, 10-14: 0, 15-19: 0, 20-29: 0, "
-                              "30-39: 1, 40-49: 0, 50-69: 0, 70-120: 2), 2 female, 1 male");
+    assert_string_equal(text, "7 pictures, ages -1 to 121, mean 40.0 (0-2: 3, 3-6: 1, 7-9: 0, 10-14: 0, 15-19: 0, "
+                              "20-29: 0, 30-39: 1, 40-49: 0, 50-69: 0, 70-120: 2), 2 female, 1 male");
     ag_delete(text);
     for (int age = 0; age <= 120; age++) { /* the group whose bounds hold the age */
         int from, to;

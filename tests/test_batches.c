@@ -230,7 +230,9 @@ static void test_unshuffled(void **state)
 static void test_extras_go_round(void **state)
 {
     ag_ctx *ctx = check_ctx();
-    a_set s = {.n = 12, .groups = {0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2}, .options = {.seed = 3, .batch = 3, .shuffle = true}};
+    a_set s = {.n = 12,
+               .groups = {0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2},
+               .options = {.seed = 3, .batch = 3, .shuffle = true}};
     data_batches *b = batches_of(ctx, &s, false, false, true);
     data_pick picks[64];
     int64_t sums[MAX_N] = {0}, counts[MAX_N];
@@ -308,7 +310,8 @@ static bool belongs(int64_t w, int64_t h, int64_t R, int64_t step, int64_t least
 {
     const bool fits = w % step == 0 && h % step == 0 && w >= least && h >= least && w <= most && h <= most &&
                       w * h <= R * R;
-    const bool wider = w + step <= most && (w + step) * h <= R * R, taller = h + step <= most && w * (h + step) <= R * R;
+    const bool wider = w + step <= most && (w + step) * h <= R * R;
+    const bool taller = h + step <= most && w * (h + step) <= R * R;
 
     return (fits && (!wider || !taller)) || (w == h && w == R / step * step);
 }

@@ -335,7 +335,7 @@ static void refusals(void **state)
     o = plain_options();
     o.resolution = 65;
     train_specialize_forecast(&f, ctx, &o, 6, NULL);
-    check_failed_with(ctx, AG_EINVAL, "resolution 65");
+    check_failed_with(ctx, AG_EINVAL, "resolution of 65 x 65");
     ag_ctx_free(ctx);
 }
 

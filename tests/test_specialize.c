@@ -431,7 +431,7 @@ static void test_refusals(void **state)
     refused(&o, AG_EIO, "nomodel");
     o = options_of(&t, "refused");
     o.resolution = 17;
-    refused(&o, AG_EINVAL, "resolution 17");
+    refused(&o, AG_EINVAL, "resolution of 17 x 17");
     o = options_of(&t, "refused");
     o.resume_from_checkpoint = "checkpoint-77";
     refused(&o, AG_EIO, "checkpoint-77");

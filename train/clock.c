@@ -8,7 +8,7 @@ static int64_t ceil_div(int64_t a, int64_t b)
 
 int64_t train_updates_per_epoch(const train_calendar *c)
 {
-    return ceil_div(ceil_div(c->n_samples, c->batch), c->accumulation);
+    return ceil_div(c->n_batches, c->accumulation);
 }
 
 int64_t train_total_updates(const train_calendar *c, int64_t max_train_steps, int64_t epochs)
@@ -18,21 +18,17 @@ int64_t train_total_updates(const train_calendar *c, int64_t max_train_steps, in
 
 train_moment train_moment_of(const train_calendar *c, int64_t update)
 {
-    const int64_t per_epoch = train_updates_per_epoch(c), n_batches = ceil_div(c->n_samples, c->batch);
+    const int64_t per_epoch = train_updates_per_epoch(c);
     const int64_t batches_before = update % per_epoch * c->accumulation;
     train_moment m = {.update = update, .epoch = update / per_epoch};
 
-    m.n_micro = n_batches - batches_before < c->accumulation ? n_batches - batches_before : c->accumulation;
+    m.n_micro = c->n_batches - batches_before < c->accumulation ? c->n_batches - batches_before : c->accumulation;
     return m;
 }
 
-train_slice train_slice_of(const train_calendar *c, const train_moment *m, int64_t micro)
+int64_t train_batch_of(const train_calendar *c, const train_moment *m, int64_t micro)
 {
-    const int64_t batch = m->update % train_updates_per_epoch(c) * c->accumulation + micro;
-    train_slice s = {.first = batch * c->batch};
-
-    s.n = c->n_samples - s.first < c->batch ? c->n_samples - s.first : c->batch;
-    return s;
+    return m->update % train_updates_per_epoch(c) * c->accumulation + micro;
 }
 
 uint32_t train_draw_step(const train_calendar *c, const train_moment *m, int64_t micro)

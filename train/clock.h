@@ -14,8 +14,7 @@ extern "C" {
 #endif
 
 typedef struct train_calendar {
-    int64_t n_samples;    /* in an epoch, > 0 */
-    int64_t batch;        /* samples in a micro-step, > 0; the last one of an epoch may be short */
+    int64_t n_batches;    /* micro-steps of an epoch, > 0 */
     int64_t accumulation; /* micro-steps in an update, > 0; the last update of an epoch may be short */
 } train_calendar;
 
@@ -30,15 +29,11 @@ int64_t train_updates_per_epoch(const train_calendar *calendar);
 int64_t train_total_updates(const train_calendar *calendar, int64_t max_train_steps, int64_t epochs);
 train_moment train_moment_of(const train_calendar *calendar, int64_t update);
 
-/* The samples of micro-step `micro` of an update: places first .. first + n - 1 of the epoch's
- * order. */
-typedef struct train_slice {
-    int64_t first, n;
-} train_slice;
-train_slice train_slice_of(const train_calendar *calendar, const train_moment *moment, int64_t micro);
+/* Which batch of its epoch micro-step `micro` of an update is: 0 .. n_batches - 1. */
+int64_t train_batch_of(const train_calendar *calendar, const train_moment *moment, int64_t micro);
 
 /* The number that keys the draws of a micro-step: it never repeats in a run, and does not depend on
- * how many samples an epoch has. */
+ * how many batches an epoch has. */
 uint32_t train_draw_step(const train_calendar *calendar, const train_moment *moment, int64_t micro);
 
 #ifdef __cplusplus

@@ -55,7 +55,8 @@ ag_tensor *train_diffusion_rows(ag_ctx *ctx, const train_diffusion *diffusion, c
 /* Both at once, the weighted loss of each row, f32 [n]:
  *   x_t = sqrt(abar_t) z + sqrt(1-abar_t) n;  w_t mean((U(x_t, t, c) - target)^2)
  * With a mask m the mean is sum(m e) / sum(m) over the places of a row, e a place's mean over channels: a
- * small face weighs as much as a large one. A row whose mask is 0 everywhere has the loss 0. AG_EINVAL for a timestep outside the schedule. */
+ * small face weighs as much as a large one. A row whose mask is 0 everywhere has the loss 0. AG_EINVAL for a
+ * timestep outside the schedule. */
 ag_tensor *train_diffusion_loss(ag_ctx *ctx, const train_diffusion *diffusion, const train_rows *rows);
 
 #ifdef __cplusplus

@@ -28,12 +28,19 @@ int64_t train_draw_timestep(uint64_t seed, uint32_t step, int64_t r, int64_t n_t
     return ag_draw_integer(&draw, 0, n_timesteps);
 }
 
+bool train_draw_drops(uint64_t seed, uint32_t step, int64_t r, double p)
+{
+    const ag_draw draw = {.seed = seed, .purpose = AG_DRAW_CAPTION, .step = step, .sample = (uint32_t)r};
+
+    return ag_draw_uniform(&draw, 0) < p;
+}
+
 static void draw_philox(train_drawn *out, ag_ctx *ctx, const train_drawer *d, uint32_t step, const train_draw_counts *c)
 {
-    const int64_t channel[] = {1, 1, d->dims[2]};
+    const int64_t dims[] = {c->h, c->w, d->channels}, channel[] = {1, 1, d->channels};
 
-    out->posterior = train_draw_normals(ctx, d->seed, AG_DRAW_POSTERIOR, step, c->rows, 3, d->dims);
-    out->noise = train_draw_normals(ctx, d->seed, AG_DRAW_NOISE, step, c->noises, 3, d->dims);
+    out->posterior = train_draw_normals(ctx, d->seed, AG_DRAW_POSTERIOR, step, c->rows, 3, dims);
+    out->noise = train_draw_normals(ctx, d->seed, AG_DRAW_NOISE, step, c->noises, 3, dims);
     if (d->noise_offset > 0.0)
         out->noise = ag_add(ctx, out->noise,
                             ag_scale(ctx, train_draw_normals(ctx, d->seed, AG_DRAW_OFFSET, step, c->noises, 3, channel),
@@ -44,21 +51,21 @@ static void draw_philox(train_drawn *out, ag_ctx *ctx, const train_drawer *d, ui
 
 /* --- PyTorch's generator: values come in NCHW order ---------------------------------------------------- */
 
-static ag_tensor *torch_normals(ag_ctx *ctx, train_drawer *d, int64_t n)
+static ag_tensor *torch_normals(ag_ctx *ctx, train_drawer *d, const train_draw_counts *c, int64_t n)
 {
-    const int64_t h = d->dims[0], w = d->dims[1], L = d->dims[2];
+    const int64_t dims[] = {n, d->channels, c->h, c->w};
 
-    ag_torch_randn(&d->rng, d->values, n * h * w * L);
-    return ag_permute(ctx, ag_from_f32(ctx, d->values, 4, (int64_t[]){n, L, h, w}), (int[]){0, 2, 3, 1});
+    ag_torch_randn(&d->rng, d->values, n * d->channels * c->h * c->w);
+    return ag_permute(ctx, ag_from_f32(ctx, d->values, 4, dims), (int[]){0, 2, 3, 1});
 }
 
 /* In the published programs' order: posterior noise, what is thrown away, the noise, the timesteps. */
 static void draw_torch(train_drawn *out, ag_ctx *ctx, train_drawer *d, const train_draw_counts *c)
 {
-    out->posterior = torch_normals(ctx, d, c->rows);
+    out->posterior = torch_normals(ctx, d, c, c->rows);
     if (c->thrown)
-        torch_normals(ctx, d, c->thrown);
-    out->noise = torch_normals(ctx, d, c->noises);
+        torch_normals(ctx, d, c, c->thrown);
+    out->noise = torch_normals(ctx, d, c, c->noises);
     ag_torch_randint(&d->rng, out->timesteps, c->rows, 0, d->n_timesteps);
 }
 
@@ -85,7 +92,7 @@ ag_status train_draw(train_drawn *out, ag_ctx *ctx, train_drawer *d, const train
 }
 
 ag_status train_drawer_begin(ag_ctx *ctx, train_drawer *d, const train_calendar *calendar, int64_t update,
-                             train_draw_counts_fn counts, const void *user)
+                             train_draw_counts_fn counts, void *user)
 {
     if (!d->torch)
         return AG_OK;
@@ -94,7 +101,7 @@ ag_status train_drawer_begin(ag_ctx *ctx, train_drawer *d, const train_calendar 
     for (int64_t u = 0; u < update && ag_status_of(ctx) == AG_OK; u++) {
         const train_moment m = train_moment_of(calendar, u);
         for (int64_t micro = 0; micro < m.n_micro; micro++) {
-            const train_draw_counts c = counts(user, train_slice_of(calendar, &m, micro).n);
+            const train_draw_counts c = counts(user, &m, micro);
             const ag_scope scope = ag_scope_open(ctx);
             train_drawn unused;
             draw_torch(&unused, ctx, d, &c);

@@ -23,8 +23,9 @@ ag_tensor *train_draw_normals(ag_ctx *ctx, uint64_t seed, ag_purpose purpose, ui
 /* A timestep of 0..n_timesteps-1 for row r. */
 int64_t train_draw_timestep(uint64_t seed, uint32_t step, int64_t r, int64_t n_timesteps);
 
-/* How many numbers of a kind the rows of a micro-step take. */
+/* How many numbers of a kind the rows of a micro-step take, and how large a latent is. */
 typedef struct train_draw_counts {
+    int64_t h, w;
     int64_t rows;   /* posterior samples */
     int64_t noises; /* distinct noises */
     int64_t times;  /* distinct timesteps: row r has the (r mod times)-th */
@@ -41,21 +42,24 @@ typedef struct train_drawer {
     uint64_t seed;
     double noise_offset; /* 0: none */
     int64_t n_timesteps;
-    int64_t dims[3];     /* h, w, L of a latent */
+    int64_t channels;    /* L of a latent */
     bool torch;          /* PyTorch's generator; the rest is its */
     ag_torch_rng rng, before; /* before: as it was ahead of the micro-step of the next two */
     int64_t update, micro;
-    float *values; /* one draw: room for rows * h * w * L, from its owner */
+    float *values; /* one draw: room for the largest rows * h * w * L, from its owner */
 } train_drawer;
 
 /* The numbers of a micro-step. A micro-step that is drawn again gets the same. */
 ag_status train_draw(train_drawn *out, ag_ctx *ctx, train_drawer *drawer, const train_calendar *calendar,
                      const train_moment *moment, int64_t micro, const train_draw_counts *counts);
 
-/* To the place before update `update`. counts says what a micro-step of n samples takes. */
-typedef train_draw_counts (*train_draw_counts_fn)(const void *user, int64_t n);
+/* To the place before update `update`. counts says what a micro-step takes. */
+typedef train_draw_counts (*train_draw_counts_fn)(void *user, const train_moment *moment, int64_t micro);
 ag_status train_drawer_begin(ag_ctx *ctx, train_drawer *drawer, const train_calendar *calendar, int64_t update,
-                             train_draw_counts_fn counts, const void *user);
+                             train_draw_counts_fn counts, void *user);
+
+/* Does row r of a step lose its prompt, when one in 1/p does? */
+bool train_draw_drops(uint64_t seed, uint32_t step, int64_t r, double p);
 
 #ifdef __cplusplus
 }

@@ -4,35 +4,58 @@
 #include <sys/stat.h>
 
 #include "autograd/grad.h"
-#include "data/batches.h"
 #include "data/file.h"
 #include "train/precision.h"
 
 /* --- for recipes -------------------------------------------------------------------------------------- */
 
-ag_status train_assume_set(ag_ctx *ctx, train_ground *g, data_set *set, int64_t n)
+bool train_ground_assumes(train_ground *g, const char *dir)
 {
-    g->is_assumed = true;
-    set->items = ag_new(ctx, (size_t)n, sizeof *set->items, "data set");
-    for (int64_t i = 0; set->items && i < n && ag_status_of(ctx) == AG_OK; i++) {
-        set->items[i] = (data_item){.path = ag_strdup(ctx, "picture"), .name = "picture", .age = (float)(1 + i % 80)};
-        set->n++;
-    }
-    return ag_status_of(ctx);
+    if (g->foresight && !(dir && data_is_folder(dir)))
+        g->is_assumed = true;
+    return g->is_assumed;
 }
 
-int64_t train_sample_at(train_ground *g, int64_t epoch, int64_t place)
+train_batch train_ground_batch_at(train_ground *g, int64_t epoch, int64_t k)
 {
-    if (epoch != g->order_epoch) {
-        data_order(g->order, g->seed, (uint32_t)epoch, g->n_samples, !g->options->no_shuffle);
-        g->order_epoch = epoch;
-    }
-    return g->order[place];
+    const int64_t R = g->options->resolution, factor = train_latents_factor(g->latents[0]);
+    train_batch b = {0};
+    data_size box = {R, R};
+
+    b.picks = data_batches_at(g->batches, epoch, k, &b.n);
+    if (g->samples.boxes)
+        box = g->samples.boxes[b.picks[0].item];
+    b.h = box.h / factor;
+    b.w = box.w / factor;
+    return b;
+}
+
+train_batch train_ground_batch(train_ground *g, const train_moment *moment, int64_t micro)
+{
+    return train_ground_batch_at(g, moment->epoch, train_batch_of(&g->calendar, moment, micro));
+}
+
+static train_draw_counts counts_at(void *user, const train_moment *moment, int64_t micro)
+{
+    train_ground *g = user;
+    const train_batch b = train_ground_batch(g, moment, micro);
+    train_draw_counts c = g->recipe->counts(g, b.n);
+
+    c.h = b.h;
+    c.w = b.w;
+    return c;
+}
+
+int64_t train_ground_prompt(const train_ground *g, const train_moment *moment, int64_t micro, int64_t r, int64_t prompt)
+{
+    const uint32_t step = train_draw_step(&g->calendar, moment, micro);
+
+    return train_draw_drops(g->seed, step, r, g->options->caption_dropout) ? g->empty_prompt : prompt;
 }
 
 ag_status train_ground_draw(train_drawn *out, ag_ctx *ctx, train_ground *g, const train_moment *moment, int64_t micro)
 {
-    const train_draw_counts counts = g->recipe->counts(g, train_slice_of(&g->calendar, moment, micro).n);
+    const train_draw_counts counts = counts_at(g, moment, micro);
 
     train_lora_set_step(&g->lora, train_draw_step(&g->calendar, moment, micro));
     return train_draw(out, ctx, &g->drawer, &g->calendar, moment, micro, &counts);
@@ -69,12 +92,17 @@ static ag_status check_rows(ag_ctx *ctx, const train_ground *g)
 static ag_status make_calendar(ag_ctx *ctx, train_ground *g)
 {
     const train_options *o = g->options;
+    const data_batches_options order = {.seed = g->seed,
+                                        .batch = o->train_batch_size,
+                                        .shuffle = !o->no_shuffle,
+                                        .repeats = g->samples.repeats,
+                                        .buckets = g->samples.buckets,
+                                        .groups = g->samples.groups};
     opt_schedule schedule;
 
-    g->order = ag_new(ctx, (size_t)g->n_samples, sizeof *g->order, "order of the pictures");
-    g->order_epoch = -1;
-    g->calendar = (train_calendar){.n_samples = g->n_samples,
-                                   .batch = o->train_batch_size < g->n_samples ? o->train_batch_size : g->n_samples,
+    if (data_batches_new(&g->batches, ctx, g->samples.n, &order) != AG_OK)
+        return ag_status_of(ctx);
+    g->calendar = (train_calendar){.n_batches = data_batches_count(g->batches),
                                    .accumulation = o->gradient_accumulation_steps};
     schedule = train_schedule(o, train_total_updates(&g->calendar, o->max_train_steps, o->num_train_epochs));
     return opt_schedule_check(ctx, &schedule); /* now, and not after an hour of encoding */
@@ -99,7 +127,8 @@ static void enter_phase(ag_ctx *ctx, const train_ground *g, int phase)
 static ag_status fill_latents(ag_ctx *ctx, train_ground *g, int i, train_latents_options options, bool *needs_vae)
 {
     options.seed += (uint64_t)i << 32; /* sets draw crops and flips of their own */
-    if (train_latents_new(&g->latents[i], ctx, &options, g->sets[i], g->model->vae) != AG_OK)
+    options.boxes = g->sets[i]->boxes;
+    if (train_latents_new(&g->latents[i], ctx, &options, &g->sets[i]->set, g->model->vae) != AG_OK)
         return ag_status_of(ctx);
     *needs_vae = train_latents_needs_vae(g->latents[i]);
     if (g->foresight && (!g->foresight->with_pictures || i > 0)) /* one picture stands for all */
@@ -111,10 +140,11 @@ static ag_status fill_latents(ag_ctx *ctx, train_ground *g, int i, train_latents
 static ag_status fill_caches(ag_ctx *ctx, train_ground *g, ag_dtype compute)
 {
     const train_options *o = g->options;
-    train_latents_options options = {.resolution = o->resolution,
-                                     .center_crop = o->center_crop || g->is_assumed,
+    train_latents_options options = {.center_crop = o->center_crop || g->is_assumed,
                                      .random_flip = o->random_flip,
                                      .ignore_exif = o->ignore_exif,
+                                     .alpha_masks = o->alpha_mask,
+                                     .mask_min = o->mask_min,
                                      .seed = g->seed,
                                      .compute = compute};
     char *folder = o->cache_dir ? ag_strdup(ctx, o->cache_dir) : ag_printf(ctx, "%s/cache", o->output_dir);
@@ -122,8 +152,9 @@ static ag_status fill_caches(ag_ctx *ctx, train_ground *g, ag_dtype compute)
 
     options.folder = o->no_cache ? NULL : folder;
     enter_phase(ctx, g, TRAIN_PHASE_TEXT);
-    if (train_prompts_prepare(ctx, g->prompts, g->model, !o->train_text_encoder) == AG_OK) {
-        if (!o->train_text_encoder)
+    if (data_jitter_parse(&options.jitter, ctx, o->color_jitter) == AG_OK &&
+        train_prompts_prepare(ctx, g->prompts, g->model, !o->train_text_encoder) == AG_OK) {
+        if (train_prompts_are_encoded(g->prompts))
             pipe_drop(g->model, PIPE_TEXT);
         enter_phase(ctx, g, TRAIN_PHASE_PICTURE);
         pipe_add(ctx, g->model, PIPE_VAE);
@@ -167,16 +198,21 @@ static void settle_schedule(train_ground *g)
 
 static ag_status make_drawer(ag_ctx *ctx, train_ground *g)
 {
-    const int64_t side = train_latents_side(g->latents[0]), L = train_latents_channels(g->latents[0]);
-    const int64_t rows = g->recipe->rows_per_sample * g->calendar.batch;
+    const int64_t L = train_latents_channels(g->latents[0]);
+    int64_t largest = 0;
 
     g->drawer = (train_drawer){.seed = g->seed,
                                .noise_offset = g->options->noise_offset,
                                .n_timesteps = g->noise.n,
-                               .dims = {side, side, L},
+                               .channels = L,
                                .torch = g->options->torch_rng};
+    for (int64_t k = 0; k < g->calendar.n_batches; k++) { /* of any epoch: their shapes are the same */
+        const train_batch b = train_ground_batch_at(g, 0, k);
+        largest = b.n * b.h * b.w > largest ? b.n * b.h * b.w : largest;
+    }
     if (g->drawer.torch)
-        g->drawer.values = ag_new(ctx, (size_t)(rows * side * side * L), sizeof *g->drawer.values, "draws");
+        g->drawer.values = ag_new(ctx, (size_t)(g->recipe->rows_per_sample * largest * L), sizeof *g->drawer.values,
+                                  "draws");
     return ag_status_of(ctx);
 }
 
@@ -226,8 +262,11 @@ ag_status train_ground_set_up(ag_ctx *ctx, train_ground *g)
     if (g->recipe->check(ctx, g->options) == AG_OK && check_rows(ctx, g) == AG_OK &&
         train_prepare_output(ctx, g->options) == AG_OK &&
         train_prompts_new(&g->prompts, ctx, (int)g->options->tokenizer_max_length) == AG_OK &&
-        g->recipe->open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK)
+        g->recipe->open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK) {
+        if (g->options->caption_dropout > 0.0)
+            g->empty_prompt = train_prompts_add(ctx, g->prompts, "");
         open_model(ctx, g);
+    }
     return ag_status_of(ctx);
 }
 
@@ -254,7 +293,7 @@ void train_ground_free(train_ground *g)
     train_lora_free(&g->lora);
     pipe_close(g->model);
     g->recipe->close(g);
-    ag_delete(g->order);
+    data_batches_free(g->batches);
     ag_delete(g->drawer.values);
     ag_delete(g);
 }
@@ -265,7 +304,7 @@ static ag_status begin(ag_ctx *ctx, void *user, int64_t update)
 {
     train_ground *g = user;
 
-    return train_drawer_begin(ctx, &g->drawer, &g->calendar, update, g->recipe->counts, g);
+    return train_drawer_begin(ctx, &g->drawer, &g->calendar, update, counts_at, g);
 }
 
 static ag_status save(ag_ctx *ctx, void *user, const char *folder)

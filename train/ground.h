@@ -10,12 +10,12 @@
 
 #include <jansson.h>
 
-#include "data/dataset.h"
 #include "pipeline/pipeline.h"
 #include "train/draws.h"
 #include "train/forecast.h"
 #include "train/latents.h"
 #include "train/objective.h"
+#include "train/pictures.h"
 #include "train/prompts.h"
 #include "train/run.h"
 
@@ -34,12 +34,12 @@ typedef struct train_recipe {
     bool has_instances;      /* see train_method */
     /* Values that no table can check, before anything is touched. */
     ag_status (*check)(ag_ctx *ctx, const train_options *options);
-    /* Open the pictures (ground->sets, n_samples; train_assume_set() where a forecast has none) and list the
-     * prompts (train_prompts_add). */
+    /* Open the pictures (ground->sets, n_sets, samples; train_ground_assumes() where a forecast has none) and
+     * list the prompts (train_prompts_add). */
     ag_status (*open)(ag_ctx *ctx, train_ground *ground);
     void (*close)(train_ground *ground); /* what open() left behind */
-    /* What a micro-step of n samples draws; user is the method's struct. */
-    train_draw_counts_fn counts;
+    /* What n samples draw (h and w are filled in); user is the method's struct. */
+    train_draw_counts (*counts)(const void *user, int64_t n);
     /* See train_method; user is the method's struct. */
     ag_tensor *(*loss)(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows);
     void (*row_name)(void *user, const train_moment *moment, int64_t micro, int64_t row, char *text, size_t size);
@@ -61,11 +61,14 @@ struct train_ground {
     uint64_t seed;
 
     /* from the recipe's open() */
-    data_set *sets[TRAIN_MAX_SETS]; /* the method's */
+    train_pictures *sets[TRAIN_MAX_SETS]; /* the method's */
     int n_sets;
-    int64_t n_samples; /* of an epoch */
+    train_samples samples; /* what an epoch goes through; arrays are the method's */
     train_prompts *prompts;
     bool is_assumed; /* pictures are made up */
+
+    data_batches *batches;
+    int64_t empty_prompt; /* for --caption_dropout */
 
     pipe_model *model;
     train_latents *latents[TRAIN_MAX_SETS];
@@ -78,8 +81,6 @@ struct train_ground {
     train_drawer drawer;
     train_state *state;
     train_calendar calendar;
-    int64_t *order; /* [n_samples], of epoch order_epoch */
-    int64_t order_epoch;
 };
 
 /* Train and save. `config` is the effective configuration (for the records). See train_run for the
@@ -100,13 +101,24 @@ void train_ground_free(train_ground *ground);
 
 /* --- for recipes ------------------------------------------------------------------------------------ */
 
-/* n pictures that are not there, of every age from 1 to 80, round and round: for a forecast. */
-ag_status train_assume_set(ag_ctx *ctx, train_ground *ground, data_set *set, int64_t n);
-/* The sample at a place of an epoch's order. */
-int64_t train_sample_at(train_ground *ground, int64_t epoch, int64_t place);
+/* Must a forecast make up its pictures, because this folder is not there? Then train_pictures_assume(). */
+bool train_ground_assumes(train_ground *ground, const char *dir);
+
+/* The samples of a micro-step. */
+typedef struct train_batch {
+    int64_t n;
+    const data_pick *picks; /* [n]; an item is a sample's number; valid until another epoch is asked for */
+    int64_t h, w;           /* of their latents */
+} train_batch;
+train_batch train_ground_batch(train_ground *ground, const train_moment *moment, int64_t micro);
+/* Batch k of an epoch. */
+train_batch train_ground_batch_at(train_ground *ground, int64_t epoch, int64_t k);
 /* The numbers of a micro-step, its dropout included. */
 ag_status train_ground_draw(train_drawn *out, ag_ctx *ctx, train_ground *ground, const train_moment *moment,
                             int64_t micro);
+/* The prompt of row r of a micro-step: `prompt`, or with --caption_dropout now and then the empty one. */
+int64_t train_ground_prompt(const train_ground *ground, const train_moment *moment, int64_t micro, int64_t r,
+                            int64_t prompt);
 /* The contexts of n rows, and those of the second half as the frozen text encoder sees it where the objective wants
  * that: the context and class_context of a batch. */
 void train_ground_contexts(train_rows *batch, ag_ctx *ctx, train_ground *ground, const int64_t *prompts);

@@ -22,15 +22,45 @@ static ag_status foresee_update(ag_ctx *ctx, train_ground *g, const train_moment
     return ag_status_of(ctx);
 }
 
-/* The first batch twice, the last of an epoch, which may be short, and the first again: after that memory
- * has seen what it will see. */
+static bool same_shape(const train_batch *a, const train_batch *b)
+{
+    return a->n == b->n && a->h == b->h && a->w == b->w;
+}
+
+static ag_status foresee_batch(ag_ctx *ctx, train_ground *g, int64_t k, bool watched)
+{
+    const train_moment moment = train_moment_of(&g->calendar, k / g->calendar.accumulation);
+
+    return foresee_update(ctx, g, &moment, k % g->calendar.accumulation, watched);
+}
+
+/* The largest batch twice, then every other shape that an epoch has (short batches, other buckets), and the
+ * largest again: after that memory has seen what it will see. */
 static ag_status foresee_updates(ag_ctx *ctx, train_ground *g)
 {
-    const train_moment first = train_moment_of(&g->calendar, 0);
-    const train_moment last = train_moment_of(&g->calendar, train_updates_per_epoch(&g->calendar) - 1);
+    const int64_t n = g->calendar.n_batches;
+    train_batch *seen = ag_new(ctx, (size_t)n, sizeof *seen, "batches");
+    int64_t n_seen = 0, largest = 0;
 
-    for (int k = 0; k < 4 && ag_status_of(ctx) == AG_OK; k++)
-        foresee_update(ctx, g, k == 2 ? &last : &first, k == 2 ? last.n_micro - 1 : 0, k == 1);
+    for (int64_t k = 0; seen && k < n; k++) {
+        const train_batch b = train_ground_batch_at(g, 0, k), most = train_ground_batch_at(g, 0, largest);
+        largest = b.n * b.h * b.w > most.n * most.h * most.w ? k : largest;
+    }
+    for (int i = 0; seen && i < 2 && ag_status_of(ctx) == AG_OK; i++)
+        foresee_batch(ctx, g, largest, i == 1);
+    if (seen)
+        seen[n_seen++] = train_ground_batch_at(g, 0, largest);
+    for (int64_t k = 0; seen && k < n && ag_status_of(ctx) == AG_OK; k++) {
+        const train_batch b = train_ground_batch_at(g, 0, k);
+        bool is_new = true;
+        for (int64_t i = 0; i < n_seen && is_new; i++)
+            is_new = !same_shape(&b, &seen[i]);
+        if (is_new && foresee_batch(ctx, g, k, false) == AG_OK)
+            seen[n_seen++] = b;
+    }
+    if (ag_status_of(ctx) == AG_OK)
+        foresee_batch(ctx, g, largest, false);
+    ag_delete(seen);
     return ag_status_of(ctx);
 }
 
@@ -56,25 +86,27 @@ static ag_status foresee_saving(ag_ctx *ctx, train_ground *g)
 }
 
 /* What there is to do, from a run that is set up. */
-static void count_run(train_forecast *f, const train_ground *g)
+static void count_run(train_forecast *f, train_ground *g)
 {
     const train_options *o = g->options;
     const train_calendar *c = &g->calendar;
-    const int64_t updates = train_updates_per_epoch(c), micro = (c->n_samples + c->batch - 1) / c->batch;
+    const int64_t updates = train_updates_per_epoch(c), micro = c->n_batches;
 
     f->has_pictures = !g->is_assumed;
-    for (int i = 0; i < g->n_sets; i++)
-        f->n_pictures += g->sets[i]->n;
-    f->n_encodings = o->no_cache ? 0 : f->n_pictures * (o->random_flip ? 2 : 1);
+    for (int i = 0; i < g->n_sets; i++) {
+        f->n_pictures += g->sets[i]->set.n;
+        f->n_encodings += train_latents_kept(g->latents[i]);
+    }
     f->n_prompts = train_prompts_count(g->prompts);
-    f->rows = g->recipe->counts(g, c->batch).rows;
+    for (int64_t k = 0; k < micro; k++) {
+        const int64_t rows = g->recipe->counts(g, train_ground_batch_at(g, 0, k).n).rows;
+        f->rows = rows > f->rows ? rows : f->rows;
+    }
     f->n_updates = train_total_updates(c, o->max_train_steps, o->num_train_epochs);
     f->n_micro = (int64_t)((double)f->n_updates * (double)micro / (double)updates + 0.5);
     if (o->checkpointing_steps > 0 && o->checkpointing_steps <= f->n_updates)
         f->base += TRAIN_CHECKPOINT_BYTES;
-    if (!o->train_text_encoder) /* the contexts stay in host memory */
-        f->base += (size_t)(f->n_prompts * pipe_max_length(g->model) *
-                            nn_unet_config_of(g->model->unet)->cross_attention_dim) * sizeof(float);
+    f->base += train_prompts_bytes(g->prompts); /* the contexts stay in host memory */
 }
 
 static ag_status foresee(ag_ctx *ctx, train_ground *g)

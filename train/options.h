@@ -43,6 +43,18 @@ typedef struct train_options {
     int64_t resolution;
     bool center_crop, random_flip, ignore_exif, no_shuffle;
 
+    /* more of the data: shapes, how often, captions, masks, colours */
+    bool aspect_ratio_buckets;
+    int64_t bucket_step, bucket_min, bucket_max; /* bounds 0: R / 2 and 2 R */
+    int64_t repeats;                             /* 0 and 1: once */
+    bool balance_ages;
+    const char *caption_extension;
+    double caption_dropout;
+    const char *mask_dir;
+    bool alpha_mask;
+    double mask_min;
+    const char *color_jitter;
+
     /* the run */
     const char *output_dir, *logging_dir, *report_to;
     int64_t seed; /* < 0: the clock chose it, and it was printed */

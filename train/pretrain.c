@@ -29,6 +29,7 @@ typedef struct pretrain {
     float *pixels; /* of a batch */
     train_state *state;
     train_calendar calendar;
+    int64_t batch; /* faces of a micro-step */
 
     /* the U-Net's set */
     float *moments; /* [faces, h, w, 2L] */
@@ -65,12 +66,17 @@ static ag_tensor *draw_faces(ag_ctx *ctx, const pretrain *p, int64_t first, int6
     return ag_from_f32(ctx, p->pixels, 4, (int64_t[]){n, R, R, 3});
 }
 
+/* The first face of a micro-step; each shows new ones. */
+static int64_t first_face(const pretrain *p, const train_moment *moment, int64_t micro)
+{
+    return (moment->epoch * p->calendar.n_batches + train_batch_of(&p->calendar, moment, micro)) * p->batch;
+}
+
 static void row_name(void *user, const train_moment *moment, int64_t micro, int64_t row, char *text, size_t size)
 {
     const pretrain *p = user;
-    const train_slice slice = train_slice_of(&p->calendar, moment, micro);
 
-    snprintf(text, size, "face %lld", (long long)(moment->epoch * p->calendar.n_samples + slice.first + row));
+    snprintf(text, size, "face %lld", (long long)(first_face(p, moment, micro) + row));
 }
 
 /* The options of a stage, which is an ordinary run in a folder of its own. */
@@ -112,12 +118,11 @@ static ag_status run_stage(ag_ctx *ctx, pretrain *p, const char *name, const tra
 static ag_tensor *vae_loss(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows)
 {
     pretrain *p = user;
-    const train_slice slice = train_slice_of(&p->calendar, moment, micro);
     const int64_t dims[] = {p->side, p->side, p->channels};
     const double latents = (double)(p->side * p->side * p->channels);
-    ag_tensor *x = draw_faces(ctx, p, moment->epoch * p->calendar.n_samples + slice.first, slice.n);
+    ag_tensor *x = draw_faces(ctx, p, first_face(p, moment, micro), p->batch);
     ag_tensor *noise = train_draw_normals(
-        ctx, p->seed, AG_DRAW_POSTERIOR, train_draw_step(&p->calendar, moment, micro), slice.n, 3, dims);
+        ctx, p->seed, AG_DRAW_POSTERIOR, train_draw_step(&p->calendar, moment, micro), p->batch, 3, dims);
     ag_tensor *moments = nn_vae_encode(ctx, p->model->vae, x, NULL);
     ag_tensor *z = nn_vae_sample(ctx, p->model->vae, moments, noise);
     ag_tensor *error = ag_row_loss(ctx, AG_LOSS_SMOOTH_L1, nn_vae_decode(ctx, p->model->vae, z, NULL), x, VAE_LOSS_C);
@@ -173,8 +178,7 @@ static ag_status train_vae(ag_ctx *ctx, pretrain *p, const pipe_preset *preset, 
 {
     const train_pretrain_options *o = p->options;
     const train_method method = {.name = "vae", .user = p, .loss = vae_loss, .row_name = row_name, .save = save_nothing,
-                                 .calendar = {.n_samples = o->vae_steps * o->vae_batch, .batch = o->vae_batch,
-                                              .accumulation = 1}};
+                                 .calendar = {.n_batches = o->vae_steps, .accumulation = 1}};
     nn_vae_config vae = preset->vae;
     char *folder = vae_folder(ctx, p);
     train_part part;
@@ -183,6 +187,7 @@ static ag_status train_vae(ag_ctx *ctx, pretrain *p, const pipe_preset *preset, 
         ag_delete(folder);
         return ag_status_of(ctx);
     }
+    p->batch = o->vae_batch;
     part = (train_part){.params = pipe_params(p->model, DATA_VAE), .prefix = "vae."};
     if (run_stage(ctx, p, "stage-vae", &part, 1, o->vae_steps, o->vae_learning_rate, 0.0, &method, config) == AG_OK &&
         measure_scale(&vae.scaling_factor, ctx, p) == AG_OK &&
@@ -201,30 +206,28 @@ static ag_status train_vae(ag_ctx *ctx, pretrain *p, const pipe_preset *preset, 
 static ag_tensor *unet_loss(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows)
 {
     pretrain *p = user;
-    const train_slice slice = train_slice_of(&p->calendar, moment, micro);
     const uint32_t step = train_draw_step(&p->calendar, moment, micro);
     const int64_t dims[] = {p->side, p->side, p->channels}, values = p->side * p->side * 2 * p->channels;
     const double scale = nn_vae_config_of(p->model->vae)->scaling_factor;
-    train_rows batch = {.n = slice.n};
+    train_rows batch = {.n = p->batch};
     int64_t timesteps[TRAIN_MAX_ROWS], prompts[TRAIN_MAX_ROWS];
-    ag_tensor *moments = ag_empty(ctx, AG_STEP, AG_F32, 4, (int64_t[]){slice.n, p->side, p->side, 2 * p->channels});
+    ag_tensor *moments = ag_empty(ctx, AG_STEP, AG_F32, 4, (int64_t[]){p->batch, p->side, p->side, 2 * p->channels});
     float *host = p->pixels; /* large enough: a picture has more values than its latents */
 
-    for (int64_t r = 0; r < slice.n; r++) {
+    for (int64_t r = 0; r < p->batch; r++) {
         const ag_draw which = {.seed = p->seed, .purpose = AG_DRAW_ORDER, .step = step, .sample = (uint32_t)r};
-        const ag_draw drop = {.seed = p->seed, .purpose = AG_DRAW_CAPTION, .step = step, .sample = (uint32_t)r};
         const int64_t face = ag_draw_integer(&which, 0, p->options->faces);
         memcpy(host + r * values, p->moments + face * values, (size_t)values * sizeof *host);
         timesteps[r] = train_draw_timestep(p->seed, step, r, p->noise.n);
-        prompts[r] = ag_draw_uniform(&drop, 0) < p->options->caption_dropout ? p->empty : p->captions[face];
+        prompts[r] = train_draw_drops(p->seed, step, r, p->options->caption_dropout) ? p->empty : p->captions[face];
     }
     if (moments)
         ag_write(ctx, moments, host, ag_nbytes(moments));
     batch.latents = train_latents_sample(
-        ctx, moments, train_draw_normals(ctx, p->seed, AG_DRAW_POSTERIOR, step, slice.n, 3, dims), scale);
-    batch.noise = train_draw_normals(ctx, p->seed, AG_DRAW_NOISE, step, slice.n, 3, dims);
+        ctx, moments, train_draw_normals(ctx, p->seed, AG_DRAW_POSTERIOR, step, p->batch, 3, dims), scale);
+    batch.noise = train_draw_normals(ctx, p->seed, AG_DRAW_NOISE, step, p->batch, 3, dims);
     batch.timesteps = timesteps;
-    batch.context = train_prompts_context(ctx, p->prompts, p->model, prompts, slice.n, NULL);
+    batch.context = train_prompts_context(ctx, p->prompts, p->model, prompts, p->batch, NULL);
     *rows = train_diffusion_loss(ctx, &p->diffusion, &batch);
     return ag_mean(ctx, *rows, AG_ALL_AXES, false);
 }
@@ -301,13 +304,13 @@ static ag_status train_unet(ag_ctx *ctx, pretrain *p, const pipe_preset *preset,
     const train_pretrain_options *o = p->options;
     const train_options plain = {.loss_type = AG_LOSS_L2};
     const train_method method = {.name = "unet", .user = p, .loss = unet_loss, .row_name = row_name, .save = use_average,
-                                 .calendar = {.n_samples = o->unet_steps * o->unet_batch, .batch = o->unet_batch,
-                                              .accumulation = 1}};
+                                 .calendar = {.n_batches = o->unet_steps, .accumulation = 1}};
     train_part parts[2];
 
     if (open_for_unet(ctx, p, preset) != AG_OK || pipe_noise_init(&p->noise, ctx, &preset->schedule) != AG_OK ||
         make_set(ctx, p) != AG_OK || train_prompts_prepare(ctx, p->prompts, p->model, false) != AG_OK)
         return ag_status_of(ctx);
+    p->batch = o->unet_batch;
     train_diffusion_init(&p->diffusion, &plain, p->model->unet, &p->noise);
     parts[0] = (train_part){.params = pipe_params(p->model, DATA_UNET), .prefix = "unet."};
     parts[1] = (train_part){.params = pipe_params(p->model, DATA_TEXT_ENCODER), .prefix = "text_encoder."};

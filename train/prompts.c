@@ -1,16 +1,21 @@
 /* prompts.c - see prompts.h. */
 #include "train/prompts.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "autograd/grad.h"
+#include "autograd/random.h"
+#include "train/log.h"
 
 struct train_prompts {
     int max_length;
     int length; /* T, once prepared */
     int64_t width;
     char **texts;
-    int64_t n;
+    int64_t n, room;
+    int64_t *table;  /* [n_table]: prompts by the hash of their text, at the next free place; 1 + number */
+    int64_t n_table; /* a power of two, more than n */
     int64_t *ids;    /* [n, T] */
     float *contexts; /* [n, T, D]; NULL: not encoded */
     int64_t *row_ids; /* of one batch */
@@ -36,6 +41,7 @@ void train_prompts_free(train_prompts *p)
     for (int64_t i = 0; i < p->n; i++)
         ag_delete(p->texts[i]);
     ag_delete(p->texts);
+    ag_delete(p->table);
     ag_delete(p->ids);
     ag_delete(p->contexts);
     ag_delete(p->row_ids);
@@ -43,19 +49,51 @@ void train_prompts_free(train_prompts *p)
     ag_delete(p);
 }
 
-int64_t train_prompts_add(ag_ctx *ctx, train_prompts *p, const char *text)
+/* Where a text stands in the table, or would. */
+static int64_t *place_of(const train_prompts *p, const char *text)
 {
+    int64_t at = ag_hash_name(text) & (uint32_t)(p->n_table - 1);
+
+    while (p->table[at] && strcmp(p->texts[p->table[at] - 1], text) != 0)
+        at = (at + 1) & (p->n_table - 1);
+    return &p->table[at];
+}
+
+/* Room for one more text, in a table that is half empty. */
+static ag_status grow(ag_ctx *ctx, train_prompts *p)
+{
+    const int64_t room = p->room ? 2 * p->room : 64;
     char **texts;
 
-    for (int64_t i = 0; i < p->n; i++)
-        if (strcmp(p->texts[i], text) == 0)
-            return i;
-    texts = ag_grow(ctx, p->texts, (size_t)p->n + 1, sizeof *texts, "prompts");
+    if (p->n < p->room)
+        return AG_OK;
+    texts = ag_grow(ctx, p->texts, (size_t)room, sizeof *texts, "prompts");
     if (!texts)
-        return -1;
+        return ag_status_of(ctx);
     p->texts = texts;
+    ag_delete(p->table);
+    p->table = ag_new(ctx, (size_t)(2 * room), sizeof *p->table, "prompts");
+    p->n_table = p->table ? 2 * room : 0;
+    p->room = p->table ? room : 0;
+    for (int64_t i = 0; p->table && i < p->n; i++)
+        *place_of(p, p->texts[i]) = i + 1;
+    return ag_status_of(ctx);
+}
+
+int64_t train_prompts_add(ag_ctx *ctx, train_prompts *p, const char *text)
+{
+    int64_t *place;
+
+    if (grow(ctx, p) != AG_OK)
+        return -1;
+    place = place_of(p, text);
+    if (*place)
+        return *place - 1;
     p->texts[p->n] = ag_strdup(ctx, text);
-    return p->texts[p->n] ? p->n++ : -1;
+    if (!p->texts[p->n])
+        return -1;
+    *place = ++p->n;
+    return p->n - 1;
 }
 
 int64_t train_prompts_count(const train_prompts *p)
@@ -85,6 +123,21 @@ static ag_status encode_all(ag_ctx *ctx, train_prompts *p, const pipe_model *mod
     return ag_status_of(ctx);
 }
 
+static size_t context_bytes(const train_prompts *p)
+{
+    return (size_t)(p->n * p->length * p->width) * sizeof *p->contexts;
+}
+
+bool train_prompts_are_encoded(const train_prompts *p)
+{
+    return p->contexts != NULL;
+}
+
+size_t train_prompts_bytes(const train_prompts *p)
+{
+    return p->contexts ? context_bytes(p) : 0;
+}
+
 ag_status train_prompts_prepare(ag_ctx *ctx, train_prompts *p, const pipe_model *model, bool encode)
 {
     p->length = p->max_length > 0 ? p->max_length : pipe_max_length(model);
@@ -92,6 +145,11 @@ ag_status train_prompts_prepare(ag_ctx *ctx, train_prompts *p, const pipe_model 
     p->ids = ag_new(ctx, (size_t)(p->n * p->length), sizeof *p->ids, "token ids");
     if (!p->ids || pipe_tokenize(ctx, model, (const char *const *)p->texts, p->n, p->length, p->ids, NULL) != AG_OK)
         return ag_status_of(ctx);
+    if (encode && context_bytes(p) > TRAIN_MAX_CONTEXTS) {
+        train_note(NULL, "%lld prompts: their contexts would take %.1f GiB, so they are computed at each use",
+                   (long long)p->n, (double)context_bytes(p) / 1073741824.0);
+        return AG_OK;
+    }
     return encode ? encode_all(ctx, p, model) : AG_OK;
 }
 
@@ -131,4 +189,66 @@ ag_tensor *train_prompts_context(ag_ctx *ctx, train_prompts *p, const pipe_model
         memcpy(p->row_ids + r * p->length, p->ids + rows[r] * p->length, (size_t)p->length * sizeof *p->ids);
     return nn_clip_text_forward(ctx, model->text, ag_from_i64(ctx, p->row_ids, 2, (int64_t[]){n, p->length}),
                                 options);
+}
+
+/* --- ages in prompts --------------------------------------------------------------------------------- */
+
+static const char AGE[] = "{age}";
+
+bool train_prompt_has_age(const char *prompt)
+{
+    return strstr(prompt, AGE) != NULL;
+}
+
+char *train_prompt_with_age(ag_ctx *ctx, const char *prompt, int64_t age)
+{
+    char number[32];
+    const size_t n_number = (size_t)snprintf(number, sizeof number, "%lld", (long long)age);
+    size_t count = 0, at = 0;
+    char *out;
+
+    for (const char *p = prompt; (p = strstr(p, AGE)); p += sizeof AGE - 1)
+        count++;
+    out = ag_new(ctx, strlen(prompt) + count * n_number + 1, 1, "prompt");
+    while (out && *prompt) {
+        if (strncmp(prompt, AGE, sizeof AGE - 1) == 0) {
+            memcpy(out + at, number, n_number);
+            at += n_number;
+            prompt += sizeof AGE - 1;
+        } else {
+            out[at++] = *prompt++;
+        }
+    }
+    return out;
+}
+
+/* What follows an age and goes with it. */
+static size_t years_length(const char *text)
+{
+    static const char *const years[] = {"-year-old", "-years-old", " year old", " years old"};
+
+    for (size_t i = 0; i < sizeof years / sizeof *years; i++)
+        if (strncmp(text, years[i], strlen(years[i])) == 0)
+            return strlen(years[i]);
+    return 0;
+}
+
+char *train_prompt_without_age(ag_ctx *ctx, const char *prompt)
+{
+    char *out = ag_new(ctx, strlen(prompt) + 1, 1, "prompt");
+    size_t at = 0;
+
+    while (out && *prompt) {
+        if (strncmp(prompt, AGE, sizeof AGE - 1) != 0) {
+            out[at++] = *prompt++;
+            continue;
+        }
+        prompt += sizeof AGE - 1;
+        prompt += years_length(prompt);
+        if (*prompt == ' ')
+            prompt++;
+        else if (at > 0 && out[at - 1] == ' ') /* at the end, or before a comma */
+            out[--at] = '\0';
+    }
+    return out;
 }

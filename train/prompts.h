@@ -1,4 +1,11 @@
-/* prompts.h - the contexts of a run's prompts: encoded once, or anew when the text encoder learns. */
+/* prompts.h - the contexts of a run's prompts: encoded once, or anew when the text encoder learns.
+ *
+ * An age in a prompt. "{age}" in a prompt or caption stands for the age in years, wherever it is:
+ *   "a {age} year old man with a hat", "photo of sks person as {age}-year-old"
+ * In the prompt without an age it goes, together with "-year-old", " year old" or " years old" behind it and
+ * one blank: "a man with a hat", "photo of sks person as". Where there is no "{age}", each method has its own
+ * rule.
+ */
 #ifndef TRAIN_PROMPTS_H
 #define TRAIN_PROMPTS_H
 
@@ -20,13 +27,26 @@ int64_t train_prompts_count(const train_prompts *prompts);
 const char *train_prompts_text(const train_prompts *prompts, int64_t i);
 
 /* Tokenize all of them; with `encode`, keep their contexts too, after which the model's text encoder
- * and tokenizer are no longer needed for them. */
+ * and tokenizer are no longer needed for them: unless they would take more than TRAIN_MAX_CONTEXTS, when a
+ * line says so and they are computed at each use. */
 ag_status train_prompts_prepare(ag_ctx *ctx, train_prompts *prompts, const pipe_model *model, bool encode);
+
+bool train_prompts_are_encoded(const train_prompts *prompts);
+/* Bytes of kept contexts. */
+size_t train_prompts_bytes(const train_prompts *prompts);
+#define TRAIN_MAX_CONTEXTS ((size_t)1 << 30)
 
 /* Contexts of n rows by prompt number, f32 [n,T,D]. When they were not encoded: the text encoder's output,
  * recorded if recording is on. */
 ag_tensor *train_prompts_context(ag_ctx *ctx, train_prompts *prompts, const pipe_model *model,
                                  const int64_t *rows, int64_t n, const nn_clip_options *options);
+
+/* Does a prompt say where its age goes ("{age}")? */
+bool train_prompt_has_age(const char *prompt);
+/* The prompt with an age in place of each "{age}", or without: see the top. For ag_delete(); NULL when memory
+ * is refused. */
+char *train_prompt_with_age(ag_ctx *ctx, const char *prompt, int64_t age);
+char *train_prompt_without_age(ag_ctx *ctx, const char *prompt);
 
 #ifdef __cplusplus
 }

@@ -5,17 +5,15 @@
 #include <string.h>
 
 #include "autograd/ops.h"
-#include "data/file.h"
 #include "train/ground.h"
 
 enum { ROWS_PER_PICTURE = 2 };
 
 typedef struct specialize {
     train_ground ground;
-    data_ages ages;
-    data_set set;
-    int64_t plain; /* the prompt without an age */
-    int64_t *aged; /* [set.n], the prompt with it */
+    train_pictures pictures;
+    int64_t *plain; /* [n], the prompt without an age */
+    int64_t *aged;  /* [n], the prompt with it */
 } specialize;
 
 /* --- prompts ------------------------------------------------------------------------------------- */
@@ -46,21 +44,65 @@ char *train_aged_prompt(ag_ctx *ctx, const char *prompt, int64_t age)
     return out;
 }
 
+/* Where a prompt's age goes: "{age}" says so, else it is after every word "a". */
+static bool has_place(const char *prompt)
+{
+    return train_prompt_has_age(prompt) || strstr(prompt, ARTICLE);
+}
+
+static const char *prompt_of(const specialize *s, int64_t i)
+{
+    const char *caption = s->pictures.set.items[i].caption;
+
+    return caption ? caption : s->ground.options->instance_prompt;
+}
+
+static ag_status add_prompts(ag_ctx *ctx, specialize *s, int64_t i)
+{
+    const char *prompt = prompt_of(s, i);
+    const int64_t age = (int64_t)s->pictures.set.items[i].age;
+    char *aged = train_prompt_has_age(prompt) ? train_prompt_with_age(ctx, prompt, age)
+                                              : train_aged_prompt(ctx, prompt, age);
+    char *plain = train_prompt_without_age(ctx, prompt);
+
+    if (aged && plain) {
+        s->plain[i] = train_prompts_add(ctx, s->ground.prompts, plain);
+        s->aged[i] = train_prompts_add(ctx, s->ground.prompts, aged);
+    }
+    ag_delete(plain);
+    ag_delete(aged);
+    return ag_status_of(ctx);
+}
+
+/* A picture whose two prompts would be equal teaches no age. */
+static ag_status check_captions(ag_ctx *ctx, const specialize *s)
+{
+    const data_set *set = &s->pictures.set;
+    data_offenders without = {0};
+
+    for (int64_t i = 0; i < set->n; i++)
+        if (set->items[i].caption && !has_place(set->items[i].caption))
+            data_offenders_add(&without, set->items[i].name, set->items[i].caption);
+    if (without.n && s->ground.options->finetune_mode == TRAIN_DOUBLE_PROMPT)
+        return ag_fail(ctx, AG_EINVAL,
+                       "%lld captions have neither \"{age}\" nor the word \" a \", where the age goes (the two prompts "
+                       "of finetune_double_prompt would be equal): %s",
+                       (long long)without.n, data_offenders_end(&without));
+    if (without.n && !s->ground.foresight)
+        train_note(NULL, "%lld captions say no age: %s", (long long)without.n, data_offenders_end(&without));
+    return AG_OK;
+}
+
 static ag_status make_prompts(ag_ctx *ctx, specialize *s)
 {
-    const train_options *o = s->ground.options;
-    train_prompts *prompts = s->ground.prompts;
+    const int64_t n = s->pictures.set.n;
 
-    s->aged = ag_new(ctx, (size_t)s->set.n, sizeof *s->aged, "prompts");
-    if (!s->aged)
+    if (check_captions(ctx, s) != AG_OK)
         return ag_status_of(ctx);
-    s->plain = train_prompts_add(ctx, prompts, o->instance_prompt);
-    for (int64_t i = 0; i < s->set.n && ag_status_of(ctx) == AG_OK; i++) {
-        char *text = train_aged_prompt(ctx, o->instance_prompt, (int64_t)s->set.items[i].age);
-        if (text)
-            s->aged[i] = train_prompts_add(ctx, prompts, text);
-        ag_delete(text);
-    }
+    s->plain = ag_new(ctx, (size_t)n, sizeof *s->plain, "prompts");
+    s->aged = ag_new(ctx, (size_t)n, sizeof *s->aged, "prompts");
+    for (int64_t i = 0; i < n && ag_status_of(ctx) == AG_OK; i++)
+        add_prompts(ctx, s, i);
     return ag_status_of(ctx);
 }
 
@@ -82,104 +124,82 @@ static ag_tensor *twice(ag_ctx *ctx, ag_tensor *t)
     return ag_concat(ctx, t, t, 0);
 }
 
+/* The prompt of row r: without the age the first half, with it the second. */
+static int64_t prompt_at(const specialize *s, const train_moment *moment, int64_t micro, const train_batch *batch,
+                         int64_t r)
+{
+    const train_ground *g = &s->ground;
+    const int64_t item = batch->picks[r % batch->n].item;
+    const bool plain = r < batch->n && g->options->finetune_mode == TRAIN_DOUBLE_PROMPT;
+
+    return train_ground_prompt(g, moment, micro, r, plain ? s->plain[item] : s->aged[item]);
+}
+
 static ag_tensor *loss(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows)
 {
     specialize *s = user;
     train_ground *g = &s->ground;
-    const train_slice slice = train_slice_of(&g->calendar, moment, micro);
-    const int64_t B = slice.n;
+    const train_batch b = train_ground_batch(g, moment, micro);
+    train_rows batch = {.n = ROWS_PER_PICTURE * b.n};
     int64_t prompts[TRAIN_MAX_ROWS];
-    ag_tensor *moments = NULL;
-    train_rows batch = {.n = ROWS_PER_PICTURE * B};
     train_drawn d;
 
-    for (int64_t b = 0; b < B && ag_status_of(ctx) == AG_OK; b++) {
-        const int64_t item = train_sample_at(g, moment->epoch, slice.first + b);
-        ag_tensor *one = train_latents_moments(ctx, g->latents[0], item, moment->epoch);
-        moments = moments ? ag_concat(ctx, moments, one, 0) : one;
-        prompts[b] = g->options->finetune_mode == TRAIN_DOUBLE_PROMPT ? s->plain : s->aged[item];
-        prompts[B + b] = s->aged[item];
-    }
+    for (int64_t r = 0; r < batch.n; r++)
+        prompts[r] = prompt_at(s, moment, micro, &b, r);
     if (train_ground_draw(&d, ctx, g, moment, micro) != AG_OK)
         return NULL;
-    batch.latents = train_latents_sample(ctx, twice(ctx, moments), d.posterior, g->scale);
+    batch.latents = train_latents_sample(
+        ctx, twice(ctx, train_latents_moments(ctx, g->latents[0], b.picks, b.n, moment->epoch)), d.posterior, g->scale);
     batch.noise = twice(ctx, d.noise);
     batch.timesteps = d.timesteps;
     train_ground_contexts(&batch, ctx, g, prompts);
+    if (train_latents_has_masks(g->latents[0]))
+        batch.mask = twice(ctx, train_latents_masks(ctx, g->latents[0], b.picks, b.n, moment->epoch));
     return train_objective_loss(ctx, &g->objective, &g->diffusion, &batch, rows);
 }
 
 static void row_name(void *user, const train_moment *moment, int64_t micro, int64_t row, char *text, size_t size)
 {
     specialize *s = user;
-    train_ground *g = &s->ground;
-    const train_slice slice = train_slice_of(&g->calendar, moment, micro);
-    const int64_t item = train_sample_at(g, moment->epoch, slice.first + row % slice.n);
-    const bool plain = row < slice.n && g->options->finetune_mode == TRAIN_DOUBLE_PROMPT;
+    const train_batch b = train_ground_batch(&s->ground, moment, micro);
 
-    snprintf(text, size, "%s with \"%s\"", s->set.items[item].name,
-             train_prompts_text(g->prompts, plain ? s->plain : s->aged[item]));
+    snprintf(text, size, "%s with \"%s\"", s->pictures.set.items[b.picks[row % b.n].item].name,
+             train_prompts_text(s->ground.prompts, prompt_at(s, moment, micro, &b, row)));
 }
 
 /* --- setting up ------------------------------------------------------------------------------------ */
 
 static ag_status check_options(ag_ctx *ctx, const train_options *o)
 {
-    if (o->finetune_mode == TRAIN_DOUBLE_PROMPT && !strstr(o->instance_prompt, ARTICLE))
+    if (o->finetune_mode == TRAIN_DOUBLE_PROMPT && !has_place(o->instance_prompt))
         return ag_fail(ctx, AG_EINVAL,
-                       "--instance_prompt \"%s\": wanted the word \" a \" in it, where the age goes (the two prompts of "
-                       "finetune_double_prompt would be equal)",
+                       "--instance_prompt \"%s\": wanted the word \" a \" or \"{age}\" in it, where the age goes (the "
+                       "two prompts of finetune_double_prompt would be equal)",
                        o->instance_prompt);
     if (o->torch_rng && (o->noise_offset > 0.0 || o->same_timestep))
         return ag_fail(ctx, AG_EINVAL, "--torch_rng repeats the published program's draws, which has no --%s",
                        o->same_timestep ? "same_timestep" : "noise_offset");
-    if (!strstr(o->instance_prompt, ARTICLE))
-        train_note(NULL, "--instance_prompt \"%s\": without the word \" a \" no prompt says an age", o->instance_prompt);
+    if (!has_place(o->instance_prompt))
+        train_note(NULL, "--instance_prompt \"%s\": without the word \" a \" or \"{age}\" it says no age",
+                   o->instance_prompt);
     return AG_OK;
-}
-
-/* The labels; of a folder, the ages that its file names begin with. */
-static ag_status open_ages(ag_ctx *ctx, specialize *s)
-{
-    const char *path = s->ground.options->instance_age_path;
-
-    return data_is_folder(path) ? data_ages_from_names(&s->ages, ctx, path) : data_ages_open(&s->ages, ctx, path);
-}
-
-/* What was left out, which is no error. */
-static void tell_data(const specialize *s)
-{
-    if (s->ages.n_bad)
-        train_note(NULL, "%s: %lld rows are left out, the first at %s", s->ground.options->instance_age_path,
-                   (long long)s->ages.n_bad, s->ages.first_bad);
-    if (s->ages.n_duplicates)
-        train_note(NULL, "%s: %lld rows stand in place of earlier ones of the same picture",
-                   s->ground.options->instance_age_path, (long long)s->ages.n_duplicates);
-    if (s->set.n_no_file)
-        train_note(NULL, "%s: %lld labels are of pictures that are not in %s", s->ground.options->instance_age_path,
-                   (long long)s->set.n_no_file, s->ground.options->instance_data_dir);
-}
-
-static bool has_data(const train_ground *g)
-{
-    return !g->foresight || (g->options->instance_data_dir && data_is_folder(g->options->instance_data_dir));
 }
 
 static ag_status open_data(ag_ctx *ctx, train_ground *g)
 {
     specialize *s = (specialize *)g;
     const train_options *o = g->options;
+    const train_folder folder = {.dir = o->instance_data_dir, .has_ages = true, .age_path = o->instance_age_path};
 
-    if (!has_data(g))
-        train_assume_set(ctx, g, &s->set, g->foresight->n_pictures);
-    else if (open_ages(ctx, s) == AG_OK)
-        data_set_open(&s->set, ctx, o->instance_data_dir, &s->ages, DATA_CHECK_HEADERS);
+    if (train_ground_assumes(g, o->instance_data_dir))
+        train_pictures_assume(&s->pictures, ctx, o, g->foresight->n_pictures);
+    else
+        train_pictures_open(&s->pictures, ctx, o, &folder);
     if (ag_status_of(ctx) != AG_OK)
         return ag_status_of(ctx);
-    tell_data(s);
-    g->sets[0] = &s->set;
+    g->sets[0] = &s->pictures;
     g->n_sets = 1;
-    g->n_samples = s->set.n;
+    g->samples = train_pictures_samples(&s->pictures);
     return make_prompts(ctx, s);
 }
 
@@ -187,8 +207,8 @@ static void close_data(train_ground *g)
 {
     specialize *s = (specialize *)g;
 
-    data_set_close(&s->set);
-    data_ages_close(&s->ages);
+    train_pictures_close(&s->pictures);
+    ag_delete(s->plain);
     ag_delete(s->aged);
 }
 
