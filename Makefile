@@ -22,7 +22,7 @@ endif
 
 CC         ?= gcc
 PKG_CONFIG ?= pkg-config
-PACKAGES   := hdf5 libpng libjpeg libwebp libtiff-4 yaml-0.1 jansson libutf8proc libcrypto
+PACKAGES   := hdf5 libpng libjpeg libwebp libtiff-4 yaml-0.1 jansson libutf8proc libcrypto lapacke
 
 CFLAGS   ?= -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 CPPFLAGS += -I. -MMD -MP -D_GNU_SOURCE $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)

@@ -54,6 +54,7 @@ int cli_doctor(int argc, char *const *argv);
 int cli_probe(int argc, char *const *argv);
 int cli_pretrain(int argc, char *const *argv);
 int cli_faces(int argc, char *const *argv);
+int cli_lora(int argc, char *const *argv);
 int cli_bench(int argc, char *const *argv);
 
 #endif /* CLI_COMMAND_H */

@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "cli/command.h"
+#include "cli/lora.h"
 #include "data/dataset.h"
 #include "data/file.h"
 #include "data/hub.h"
@@ -182,6 +183,18 @@ static void print_object(const json_t *object, int indent)
         print_tensors(json_object_get(object, "tensors"));
 }
 
+ag_status inspect_print(ag_ctx *ctx, const json_t *root, bool as_json)
+{
+    char *text = as_json ? data_json_dump(ctx, root, 2) : NULL;
+
+    if (text)
+        puts(text);
+    else if (!as_json)
+        print_object(root, 0);
+    ag_delete(text);
+    return ag_status_of(ctx);
+}
+
 /* --- what lies there -------------------------------------------------------------------------- */
 
 static bool is_there(ag_ctx *ctx, const char *folder, const char *name)
@@ -225,6 +238,8 @@ static ag_status look_into(ag_ctx *ctx, json_t *root, const options *o, const ch
             return inspect_checkpoint(ctx, root, path);
         if (looks_like_a_model(ctx, path))
             return inspect_model_folder(ctx, root, path);
+        if (data_lora_is_folder(path))
+            return lora_describe(ctx, root, path, NULL, false);
         return inspect_pictures(ctx, root, path, o->ages);
     }
     if ((dot && strcasecmp(dot, ".csv") == 0) || is_npy(ctx, path))
@@ -237,22 +252,16 @@ static ag_status look_into(ag_ctx *ctx, json_t *root, const options *o, const ch
 static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
 {
     const options *o = memory;
-    char *path = NULL, *text = NULL;
+    char *path = NULL;
     json_t *root = json_object();
 
     if (parsed->positional.n != 1)
         ag_fail(ctx, AG_EINVAL, "inspect what? wanted a path");
     else if (data_resolve_model(&path, ctx, parsed->positional.items[0], o->revision) == AG_OK) {
         inspect_set(root, "path", json_string(path));
-        if (look_into(ctx, root, o, path) == AG_OK) {
-            text = o->json ? data_json_dump(ctx, root, 2) : NULL;
-            if (text)
-                puts(text);
-            else if (!o->json)
-                print_object(root, 0);
-        }
+        if (look_into(ctx, root, o, path) == AG_OK)
+            inspect_print(ctx, root, o->json);
     }
-    ag_delete(text);
     ag_delete(path);
     json_decref(root);
     return ag_status_of(ctx);

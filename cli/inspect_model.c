@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cli/inspect.h"
+#include "cli/lora.h"
 #include "data/file.h"
 #include "data/json.h"
 #include "data/single_file.h"
@@ -18,20 +19,9 @@ static bool has(const data_weights *w, const char *name)
     return data_weights_find(w, name) >= 0;
 }
 
-static bool any_contains(const data_weights *w, const char *word)
-{
-    for (int64_t i = 0; i < data_weights_count(w); i++)
-        if (strstr(data_weights_at(w, i)->name, word))
-            return true;
-    return false;
-}
-
 /* What a file is, by the names of its tensors. */
 static const char *kind_by_names(const data_weights *w)
 {
-    if (any_contains(w, "lora_up.") || any_contains(w, "lora_A.") || any_contains(w, "lora.up.") ||
-        any_contains(w, "lora_B."))
-        return "LoRA";
     if (has(w, "time_embedding.linear_1.weight") && has(w, "conv_in.weight"))
         return "U-Net (diffusers names)";
     if (has(w, "encoder.conv_in.weight") && has(w, "decoder.conv_in.weight"))
@@ -139,6 +129,16 @@ static void describe_tensors(json_t *root, const data_weights *w, bool with_list
     json_decref(list);
 }
 
+/* What is wrong with a LoRA is said there, not an end. */
+static void describe_lora(ag_ctx *ctx, json_t *root, const char *path)
+{
+    if (lora_describe(ctx, root, path, NULL, false) == AG_OK || ag_status_of(ctx) == AG_ENOMEM)
+        return;
+    inspect_set(root, "kind", json_string("LoRA"));
+    inspect_set(root, "problem", json_string(ag_message(ctx)));
+    ag_clear(ctx);
+}
+
 ag_status inspect_weight_file(ag_ctx *ctx, json_t *root, const char *path)
 {
     data_weights *w = NULL;
@@ -147,6 +147,8 @@ ag_status inspect_weight_file(ag_ctx *ctx, json_t *root, const char *path)
     if (data_weights_open(&w, ctx, path) == AG_OK) {
         if (is_checkpoint(ctx, w))
             describe_checkpoint(ctx, root, w);
+        else if (data_lora_is(w))
+            describe_lora(ctx, root, path);
         else
             inspect_set(root, "kind", json_string(kind_by_names(w)));
         for (int64_t i = 0; i < data_weights_n_metadata(w); i++) {

@@ -14,6 +14,7 @@ const cli_command cli_commands[] = {
     {"pretrain", "train a small model of drawn faces from scratch", cli_pretrain},
     {"init", "write a model folder with random weights", cli_init},
     {"convert", "between diffusers folders and single files, between precisions", cli_convert},
+    {"lora", "check, convert, merge, extract and resize LoRA files", cli_lora},
     {"faces", "draw a data set of faces with ages", cli_faces},
     {"inspect", "what a weight file, checkpoint, model or data set holds", cli_inspect},
     {"plan", "memory and time of a command before it runs", cli_plan},

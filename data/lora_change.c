@@ -233,7 +233,7 @@ ag_status data_lora_change(ag_ctx *ctx, const data_lora *lora, int64_t i, const 
                            const float *base, float *out)
 {
     const data_lora_module *m = data_lora_at(lora, i);
-    const data_tensor *magnitude_tensor = lora_tensor(lora, m, DATA_LORA_MAGNITUDE);
+    const data_tensor *magnitude_tensor = base ? lora_tensor(lora, m, DATA_LORA_MAGNITUDE) : NULL;
     const int64_t n_o = weight->n_dims > 0 ? weight->dims[0] : 1, n_i = weight->n_dims > 1 ? weight->dims[1] : 1;
     const int threads = ag_ctx_threads(ctx);
     float *magnitude = NULL;

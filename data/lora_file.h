@@ -143,7 +143,7 @@ int64_t data_lora_find(const data_lora *lora, data_component component, const ch
 /* --- what it does to a weight ------------------------------------------------------------------------------------- */
 
 /* W' - W of a matched module in the weight's published layout, f32 from sums in double.
- * base    W; only read for DoRA (else it may be NULL)
+ * base    W, which only DoRA reads; NULL: the factors' part alone, without the magnitude
  * change  room for as many values as the weight has
  * AG_EDATA when a factor holds a value that is not finite. */
 ag_status data_lora_change(ag_ctx *ctx, const data_lora *lora, int64_t i, const data_named_shape *weight,

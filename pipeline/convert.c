@@ -216,14 +216,15 @@ static ag_status make_metadata(metadata *m, const job *j, bool with_model)
 
 static ag_status to_single(job *j)
 {
-    const bool as_is = j->single && !j->options->use_ema;
+    const bool as_is = j->single && !j->options->use_ema && !j->options->edit;
     pipe_part *parts = NULL;
     entries e = {0};
     metadata m = {0};
 
     if ((as_is ? list_as_is(j, &e, &parts) : list_single(j, &e)) == AG_OK &&
         make_metadata(&m, j, !j->single || j->is_checkpoint) == AG_OK)
-        pipe_write_entries(&j->out->n_bytes, j->ctx, j->options->output, e.list, e.n, m.pairs, m.n);
+        pipe_write_entries(&j->out->n_bytes, j->ctx, j->options->output, e.list, e.n, m.pairs, m.n,
+                           j->options->edit);
     j->out->n_tensors = e.n;
     for (int i = 0; i < DATA_SINGLE_N_TEXTS; i++)
         ag_delete(m.texts[i]);
@@ -259,7 +260,8 @@ static ag_status write_component(job *j, const char *folder, data_component comp
         n++;
     }
     if (ag_status_of(ctx) == AG_OK && data_folder_make(ctx, folder) == AG_OK &&
-        pipe_write_entries(&j->out->n_bytes, ctx, path, list, n, NULL, 0) == AG_OK) {
+        pipe_write_entries(&j->out->n_bytes, ctx, path, list, n, NULL, 0, j->options->edit) ==
+            AG_OK) {
         j->out->n_tensors += n;
         if (component == DATA_UNET)
             data_unet_config_write(ctx, folder, &model->unet);
@@ -484,7 +486,7 @@ static ag_status open_input(job *j)
         return ag_status_of(ctx);
     if (j->is_checkpoint)
         return pipe_parts_from_single(&j->parts, ctx, j->single, o->use_ema);
-    if (!j->out->is_single || o->use_ema)
+    if (!j->out->is_single || o->use_ema || o->edit)
         return ag_fail(ctx, AG_EDATA,
                        "%s: no checkpoint of a whole model, by the names of its tensors; it can "
                        "only be rewritten as a "

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "autograd/tensor.h"
+#include "data/single_file.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -28,6 +29,14 @@ typedef enum pipe_form {
     PIPE_FORM_FOLDER,
     PIPE_FORM_SINGLE
 } pipe_form;
+
+/* Something that changes values on their way, by published names and shapes. */
+typedef struct pipe_edit {
+    bool (*touches)(void *user, data_component component, const char *name);
+    ag_status (*apply)(ag_ctx *ctx, void *user, data_component component, const data_named_shape *tensor,
+                       float *values);
+    void *user;
+} pipe_edit;
 
 typedef enum pipe_prediction_said {
     PIPE_PREDICTION_OF_MODEL,
@@ -45,6 +54,7 @@ typedef struct pipe_convert_options {
     ag_dtype dtype;  /* of the floating tensors: AG_F32, AG_F16 or AG_BF16 */
     bool use_ema;    /* single files: the averaged copy of the U-Net */
     pipe_prediction_said prediction;
+    const pipe_edit *edit; /* NULL: values stay; with one, only what the model is made of is written */
     /* A line about what was left out or assumed; may be NULL. */
     void (*note)(void *user, const char *text);
     void *note_user;

@@ -218,16 +218,22 @@ void pipe_parts_free(pipe_parts *p)
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
-/* Room to convert a piece in: the values as stored, and as f32. */
+/* Room to convert a piece in: the values as stored, and as f32; and the values of a whole part that
+ * is changed, while it is written. */
 typedef struct stage {
     char *raw;
     float *plain;
+    const pipe_edit *edit;
+    const pipe_part *changed_part;
+    float *changed;
 } stage;
 
 typedef struct giver {
     const pipe_entry *entry;
-    const stage *stage;
+    stage *stage;
 } giver;
+
+enum { STAGE_VALUES = DATA_PIECE_BYTES / 2 }; /* of a piece, two bytes each as written */
 
 static ag_status read_values(ag_ctx *ctx, const pipe_part *part, int64_t first, int64_t n, void *to)
 {
@@ -242,10 +248,47 @@ static ag_status read_values(ag_ctx *ctx, const pipe_part *part, int64_t first, 
     return AG_OK;
 }
 
+ag_status pipe_part_read(ag_ctx *ctx, const pipe_part *part, float *to)
+{
+    char *raw = ag_new(ctx, STAGE_VALUES, sizeof(double), "values to convert");
+
+    for (int64_t first = 0; raw && first < part->n; first += STAGE_VALUES) {
+        const int64_t n = part->n - first < STAGE_VALUES ? part->n - first : STAGE_VALUES;
+        if (read_values(ctx, part, first, n, raw) != AG_OK)
+            break;
+        data_to_f32(to + first, part->dtype, raw, n);
+    }
+    ag_delete(raw);
+    return ag_status_of(ctx);
+}
+
+/* The changed values of a part, which stay until those of another are asked for. */
+static ag_status change_part(ag_ctx *ctx, stage *s, const pipe_part *part)
+{
+    const data_named_shape shape = {.name = part->name, .n_dims = part->n_dims, .dims = part->dims};
+
+    if (s->changed_part == part)
+        return AG_OK;
+    ag_delete(s->changed);
+    s->changed_part = NULL;
+    s->changed = ag_new(ctx, (size_t)part->n, sizeof *s->changed, part->name);
+    if (s->changed && pipe_part_read(ctx, part, s->changed) == AG_OK &&
+        s->edit->apply(ctx, s->edit->user, part->component, &shape, s->changed) == AG_OK)
+        s->changed_part = part;
+    return ag_status_of(ctx);
+}
+
 /* n values of a part as `dtype`. */
 static ag_status give_part(ag_ctx *ctx, const giver *g, const pipe_part *part, int64_t first,
                            int64_t n, char *to)
 {
+    const pipe_edit *edit = g->stage->edit;
+
+    if (edit && edit->touches(edit->user, part->component, part->name)) {
+        if (change_part(ctx, g->stage, part) == AG_OK)
+            data_from_f32(to, g->entry->dtype, g->stage->changed + first, n);
+        return ag_status_of(ctx);
+    }
     if (part->dtype == g->entry->dtype)
         return read_values(ctx, part, first, n, to);
     if (read_values(ctx, part, first, n, g->stage->raw) != AG_OK)
@@ -289,14 +332,13 @@ static ag_status give(ag_ctx *ctx, void *user, size_t offset, size_t n_bytes, vo
 
 ag_status pipe_write_entries(uint64_t *n_bytes, ag_ctx *ctx, const char *path,
                              const pipe_entry *entries, int64_t n, const data_pair *metadata,
-                             int64_t n_metadata)
+                             int64_t n_metadata, const pipe_edit *edit)
 {
     data_source *sources = ag_new(ctx, (size_t)n, sizeof *sources, "list of tensors");
     giver *givers = ag_new(ctx, (size_t)n, sizeof *givers, "list of tensors");
-    /* a piece has at most so many values when it is converted: two bytes each as written */
-    const size_t values = DATA_PIECE_BYTES / 2;
-    stage room = {.raw = ag_new(ctx, values, sizeof(double), "values to convert"),
-                  .plain = ag_new(ctx, values, sizeof(float), "values to convert")};
+    stage room = {.raw = ag_new(ctx, STAGE_VALUES, sizeof(double), "values to convert"),
+                  .plain = ag_new(ctx, STAGE_VALUES, sizeof(float), "values to convert"),
+                  .edit = edit};
 
     if (ag_status_of(ctx) != AG_OK)
         goto out;
@@ -316,6 +358,7 @@ ag_status pipe_write_entries(uint64_t *n_bytes, ag_ctx *ctx, const char *path,
     }
     data_safetensors_write(ctx, path, sources, n, metadata, n_metadata);
 out:
+    ag_delete(room.changed);
     ag_delete(room.plain);
     ag_delete(room.raw);
     ag_delete(givers);

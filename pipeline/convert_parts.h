@@ -7,6 +7,7 @@
 #include "data/safetensors.h"
 #include "data/single_file.h"
 #include "data/weights.h"
+#include "pipeline/convert.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -42,6 +43,9 @@ ag_status pipe_parts_from_single(pipe_parts *parts, ag_ctx *ctx, data_weights *w
                                  bool use_ema);
 void pipe_parts_free(pipe_parts *parts);
 
+/* A part's values as f32; room for part->n. */
+ag_status pipe_part_read(ag_ctx *ctx, const pipe_part *part, float *to);
+
 #define PIPE_POSITION_IDS "text_model.embeddings.position_ids"
 
 /* One tensor to write: up to three parts, one after the other. */
@@ -57,10 +61,10 @@ typedef struct pipe_entry {
     int64_t dims[DATA_TENSOR_DIMS];
 } pipe_entry;
 
-/* Write n entries to a safetensors file; *out counts them. */
+/* Write n entries to a safetensors file; *n_bytes counts them. edit may be NULL. */
 ag_status pipe_write_entries(uint64_t *n_bytes, ag_ctx *ctx, const char *path,
                              const pipe_entry *entries, int64_t n, const data_pair *metadata,
-                             int64_t n_metadata);
+                             int64_t n_metadata, const pipe_edit *edit);
 
 #ifdef __cplusplus
 }

@@ -87,6 +87,44 @@ ag_status pipe_lora_base_preset(pipe_lora_base *out, ag_ctx *ctx, int number)
     return names_of_meta(out, ctx);
 }
 
+/* How many of the file's modules a preset has; -1: their shapes are of another. */
+static int64_t try_preset(ag_ctx *ctx, data_lora *lora, int number)
+{
+    pipe_lora_base base = {0};
+    data_lora_matched matched;
+    int64_t n = -1;
+
+    if (pipe_lora_base_preset(&base, ctx, number) == AG_OK &&
+        data_lora_match(&matched, ctx, lora, base.networks, base.n) == AG_OK)
+        n = data_lora_count(lora) - matched.n_missed;
+    else if (ag_status_of(ctx) == AG_EDATA)
+        ag_clear(ctx);
+    pipe_lora_base_free(&base);
+    return n;
+}
+
+ag_status pipe_lora_base_guess(pipe_lora_base *out, const char **name, ag_ctx *ctx, data_lora *lora)
+{
+    int best = -1;
+    int64_t most = 0;
+
+    for (int k = 0; pipe_preset_names[k] && ag_status_of(ctx) == AG_OK; k++) {
+        const int64_t n = try_preset(ctx, lora, k);
+
+        if (n > most) {
+            most = n;
+            best = k;
+        }
+    }
+    if (ag_status_of(ctx) == AG_OK && best < 0)
+        ag_fail(ctx, AG_EDATA, "%s: its modules are those of no published model; --model says whose they are",
+                data_lora_path(lora));
+    if (ag_status_of(ctx) != AG_OK)
+        return ag_status_of(ctx);
+    *name = pipe_preset_names[best];
+    return pipe_lora_base_preset(out, ctx, best);
+}
+
 void pipe_lora_base_free(pipe_lora_base *base)
 {
     ag_delete(base->lists[0]);

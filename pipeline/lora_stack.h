@@ -23,6 +23,8 @@ ag_status pipe_lora_base_of(pipe_lora_base *out, ag_ctx *ctx, const pipe_model *
 /* Of a model on disk, or of a preset by its number in pipe_preset_names; no weight is read. */
 ag_status pipe_lora_base_open(pipe_lora_base *out, ag_ctx *ctx, const char *model);
 ag_status pipe_lora_base_preset(pipe_lora_base *out, ag_ctx *ctx, int number);
+/* Of the published model that the file's modules fit best; *name is its preset's. AG_EDATA when they fit none. */
+ag_status pipe_lora_base_guess(pipe_lora_base *out, const char **name, ag_ctx *ctx, data_lora *lora);
 void pipe_lora_base_free(pipe_lora_base *base);
 
 /* --- files ----------------------------------------------------------------------------------------------------------- */
