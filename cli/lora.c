@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* --- shared ----------------------------------------------------------------------------------------------------------- */
+/* --- shared ----------------------------------------------------------------------------------- */
 
 const char *const cli_lora_dialects[] = {"diffusers", "peft", "kohya", NULL};
 const char *const cli_lora_dtypes[] = {"f32", "f16", "bf16", NULL};
@@ -34,7 +34,7 @@ ag_status cli_lora_merge(ag_ctx *ctx, pipe_model *model, const cli_texts *loras)
     return ag_status_of(ctx);
 }
 
-/* --- the command ------------------------------------------------------------------------------------------------------ */
+/* --- the command ------------------------------------------------------------------------------ */
 
 static const struct {
     const char *name, *summary;
@@ -71,6 +71,7 @@ int cli_lora(int argc, char *const *argv)
         names[i] = PARTS[i].name;
     }
     near = cli_nearest(argv[0], names, N_PARTS);
-    fprintf(stderr, "agewright lora: %s: no such command%s%s\n", argv[0], near ? "; did you mean " : "", near ? near : "");
+    fprintf(stderr, "agewright lora: %s: no such command%s%s\n", argv[0], near ? "; did you mean " : "",
+            near ? near : "");
     return CLI_EXIT_USAGE;
 }

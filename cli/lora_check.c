@@ -8,7 +8,7 @@
 #include "data/json.h"
 #include "pipeline/lora_stack.h"
 
-/* --- describing ------------------------------------------------------------------------------------------------------- */
+/* --- describing ------------------------------------------------------------------------------- */
 
 /* Count a value in an object of counts. */
 static void count(json_t *counts, const char *key)
@@ -157,7 +157,7 @@ ag_status lora_describe(ag_ctx *ctx, json_t *root, const char *path, const char 
     return ag_status_of(ctx);
 }
 
-/* --- the command ------------------------------------------------------------------------------------------------------ */
+/* --- the command ------------------------------------------------------------------------------ */
 
 typedef struct options {
     const char *model;
@@ -180,8 +180,8 @@ static const cli_group GROUPS[] = {
 static const cli_syntax SYNTAX = {
     .command = "lora check",
     .usage = "FILE [--model MODEL]",
-    .summary = "Read a LoRA's file or folder whole, and say its dialect, kinds, ranks, alphas, how much it changes, which "
-               "model it fits and what its metadata tell. What is wrong with it is the error.",
+    .summary = "Read a LoRA's file or folder whole, and say its dialect, kinds, ranks, alphas, how much it changes, "
+               "which model it fits and what its metadata tell. What is wrong with it is the error.",
     .groups = GROUPS,
     .n_positional_max = 1,
 };

@@ -8,7 +8,7 @@
 
 #include "data/lora_internal.h"
 
-/* --- factors ------------------------------------------------------------------------------------------------------ */
+/* --- factors ---------------------------------------------------------------------------------- */
 
 /* A matrix: the product left x right, or `right` alone when there is no left. */
 typedef struct product {
@@ -108,7 +108,7 @@ static void product_row(double *row, const product *p, int64_t o)
     }
 }
 
-/* --- a module's change -------------------------------------------------------------------------------------------- */
+/* --- a module's change ------------------------------------------------------------------------ */
 
 typedef struct change {
     data_lora_kind kind;

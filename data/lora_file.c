@@ -9,7 +9,7 @@
 #include "data/file.h"
 #include "data/lora_internal.h"
 
-/* --- which file ------------------------------------------------------------------------------------------------- */
+/* --- which file ------------------------------------------------------------------------------- */
 
 static const char ADAPTER_CONFIG[] = "adapter_config.json";
 static const char METADATA_KEY[] = "lora_adapter_metadata";
@@ -93,7 +93,7 @@ static char *find_file(ag_ctx *ctx, const char *path)
     return found;
 }
 
-/* --- its tensors by module ---------------------------------------------------------------------------------------- */
+/* --- its tensors by module -------------------------------------------------------------------- */
 
 typedef struct listed {
     lora_key *key;
@@ -197,7 +197,7 @@ static ag_status group(ag_ctx *ctx, data_lora *lora)
     return ag_status_of(ctx);
 }
 
-/* --- shapes within a module ------------------------------------------------------------------------------------- */
+/* --- shapes within a module ------------------------------------------------------------------- */
 
 const data_tensor *lora_tensor(const data_lora *lora, const data_lora_module *m, data_lora_role role)
 {
@@ -309,7 +309,7 @@ static ag_status settle_rank(ag_ctx *ctx, const data_lora *lora, data_lora_modul
     return AG_OK;
 }
 
-/* --- alpha -------------------------------------------------------------------------------------------------------- */
+/* --- alpha ------------------------------------------------------------------------------------ */
 
 static ag_status read_number(double *out, ag_ctx *ctx, const data_lora *lora, int64_t i)
 {
@@ -398,7 +398,7 @@ static ag_status settle_magnitude(ag_ctx *ctx, const data_lora *lora, data_lora_
     return AG_OK;
 }
 
-/* --- opening -------------------------------------------------------------------------------------------------------- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 /* The adapter_config.json that belongs to a file of PEFT's; NULL: none. */
 static char *config_beside(ag_ctx *ctx, const char *file)

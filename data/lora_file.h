@@ -77,8 +77,8 @@ typedef enum data_lora_role {
 typedef struct data_lora_module {
     const char *spelled; /* as in the file, without its tensors' endings */
     int component;       /* a data_component; -1: the name does not tell, or tells of one that we do not have */
-    const char *name;    /* the module in the model, "mid_block.attentions.0.proj_in"; NULL before data_lora_match(), and
-                          * when the model has none */
+    const char *name;    /* the module in the model, "mid_block.attentions.0.proj_in"; NULL before data_lora_match()
+                          * and when the model has none */
     bool is_missed; /* none of the networks given has it */
     data_lora_kind kind;
     int64_t rank; /* 0: there are no factors */
@@ -114,7 +114,7 @@ const data_lora_module *data_lora_at(const data_lora *lora, int64_t i); /* by sp
 /* Modules of kohya's spelling with factors and no alpha: taken at alpha = rank, which others may take otherwise. */
 int64_t data_lora_n_without_alpha(const data_lora *lora);
 
-/* --- against a model -------------------------------------------------------------------------------------------- */
+/* --- against a model -------------------------------------------------------------------------- */
 
 /* A network's parameters. */
 typedef struct data_lora_names {
@@ -140,7 +140,7 @@ char *data_lora_missed_text(ag_ctx *ctx, const data_lora *lora);
 /* The module of that name; -1: the file does not change it. After data_lora_match(). */
 int64_t data_lora_find(const data_lora *lora, data_component component, const char *module);
 
-/* --- what it does to a weight ------------------------------------------------------------------------------------- */
+/* --- what it does to a weight ----------------------------------------------------------------- */
 
 /* W' - W of a matched module in the weight's published layout, f32 from sums in double.
  * base    W, which only DoRA reads; NULL: the factors' part alone, without the magnitude

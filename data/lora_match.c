@@ -10,7 +10,7 @@
 
 #include "data/lora_internal.h"
 
-/* --- the table ---------------------------------------------------------------------------------------------------- */
+/* --- the table -------------------------------------------------------------------------------- */
 
 typedef struct spelling {
     char *text;
@@ -127,7 +127,7 @@ static int64_t look_up(const table *t, const char *text)
     return t->list[low].weight;
 }
 
-/* --- shapes ------------------------------------------------------------------------------------------------------- */
+/* --- shapes ----------------------------------------------------------------------------------- */
 
 /* The axes O, I and kh*kw of a weight; 1 where there are fewer. */
 typedef struct sides {
@@ -223,9 +223,9 @@ static ag_status say_misfit(ag_ctx *ctx, const data_lora *lora, const data_lora_
         return ag_fail(ctx, AG_EDATA,
                        "%s: is for another base: %s is of a text model %lld wide%s, this model's takes %lld%s", path,
                        m->spelled, (long long)got.i, model_of_width(got.i), (long long)want.i, model_of_width(want.i));
-    return ag_fail(ctx, AG_EDATA, "%s: %s changes a weight of [%lld,%lld] x %lld, the model's is [%lld,%lld] x %lld", path,
-                   m->spelled, (long long)got.o, (long long)got.i, (long long)(got.k ? got.k : 1), (long long)want.o,
-                   (long long)want.i, (long long)want.k);
+    return ag_fail(ctx, AG_EDATA, "%s: %s changes a weight of [%lld,%lld] x %lld, the model's is [%lld,%lld] x %lld",
+                   path, m->spelled, (long long)got.o, (long long)got.i, (long long)(got.k ? got.k : 1),
+                   (long long)want.o, (long long)want.i, (long long)want.k);
 }
 
 ag_status lora_check_shape(ag_ctx *ctx, const data_lora *lora, const data_lora_module *m,
@@ -251,7 +251,7 @@ ag_status lora_check_shape(ag_ctx *ctx, const data_lora *lora, const data_lora_m
     return AG_OK;
 }
 
-/* --- matching ------------------------------------------------------------------------------------------------------- */
+/* --- matching --------------------------------------------------------------------------------- */
 
 static int64_t bias_of(const data_lora_names *network, const char *module)
 {

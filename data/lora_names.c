@@ -79,7 +79,7 @@ static bool cut(char *text, const char *end)
     return true;
 }
 
-/* to_q, to_k, to_v, to_out at the end of an old name, as the module is called: to_out.0, and in the text model q_proj. */
+/* to_q, to_k, to_v, to_out at the end of an old name, as the module is called: to_out.0; in the text model q_proj. */
 static bool rename_old(char *stem, size_t size)
 {
     static const struct {
@@ -153,7 +153,7 @@ int lora_component_of(const char *stem, const char **module)
     return -1;
 }
 
-/* --- names to write ----------------------------------------------------------------------------------------------- */
+/* --- names to write --------------------------------------------------------------------------- */
 
 static bool ends_in_one_of(const char *module, const char *const *words)
 {

@@ -7,7 +7,7 @@
 
 #include "data/lora_internal.h"
 
-/* --- names -------------------------------------------------------------------------------------------------------- */
+/* --- names ------------------------------------------------------------------------------------ */
 
 char *data_lora_tensor_name(ag_ctx *ctx, data_lora_dialect dialect, data_component component, const char *module,
                             data_lora_kind kind, data_lora_role role)
@@ -42,7 +42,7 @@ char *data_lora_rename(ag_ctx *ctx, data_lora_dialect dialect, data_component co
     return data_lora_tensor_name(ctx, dialect, component, key.stem, DATA_LORA_PLAIN, key.role);
 }
 
-/* --- what most modules have ----------------------------------------------------------------------------------------- */
+/* --- what most modules have ------------------------------------------------------------------- */
 
 static bool is_wide(const data_lora_part *part)
 {
@@ -81,7 +81,7 @@ static const data_lora_part *usual(const data_lora_part *parts, int64_t n, int c
     return best;
 }
 
-/* --- lora_adapter_metadata -------------------------------------------------------------------------------------------- */
+/* --- lora_adapter_metadata -------------------------------------------------------------------- */
 
 static json_t *number(double value)
 {
@@ -139,7 +139,7 @@ static void describe_component(json_t *root, const data_lora_part *parts, int64_
     json_decref(targets);
 }
 
-/* --- the header ----------------------------------------------------------------------------------------------------- */
+/* --- the header ------------------------------------------------------------------------------- */
 
 typedef struct header {
     ag_ctx *ctx;
@@ -283,7 +283,7 @@ static void free_header(header *h)
     ag_delete(h->pairs);
 }
 
-/* --- the file ------------------------------------------------------------------------------------------------------- */
+/* --- the file --------------------------------------------------------------------------------- */
 
 typedef struct file {
     data_source *sources;

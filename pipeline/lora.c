@@ -8,7 +8,7 @@
 #include "data/lora_write.h"
 #include "pipeline/lora_stack.h"
 
-/* --- FILE:WEIGHT ---------------------------------------------------------------------------------------------------- */
+/* --- FILE:WEIGHT ------------------------------------------------------------------------------ */
 
 ag_status pipe_lora_parse(pipe_lora_spec *out, ag_ctx *ctx, const char *text)
 {
@@ -54,7 +54,7 @@ void pipe_lora_specs_free(pipe_lora_spec *specs, int64_t n)
     ag_delete(specs);
 }
 
-/* --- into weights --------------------------------------------------------------------------------------------------- */
+/* --- into weights ----------------------------------------------------------------------------- */
 
 static ag_status merge_param(ag_ctx *ctx, const pipe_loras *loras, data_component component, nn_param *param)
 {
@@ -88,7 +88,7 @@ ag_status pipe_lora_merge(ag_ctx *ctx, pipe_model *model, const pipe_lora_spec *
     return ag_status_of(ctx);
 }
 
-/* --- into adapters -------------------------------------------------------------------------------------------------- */
+/* --- into adapters ---------------------------------------------------------------------------- */
 
 typedef struct attached {
     nn_adapters *set;
@@ -152,8 +152,8 @@ static ag_status walk(ag_ctx *ctx, const data_lora *lora, const attached *a, boo
                            data_component_name(a->component), view.module, (long long)nn_adapters_count(a->set));
         if (!fill_in) {
             check_like(ctx, lora, m, &view);
-        } else if (fill(ctx, lora, m, DATA_LORA_A, view.a) == AG_OK && fill(ctx, lora, m, DATA_LORA_B, view.b) == AG_OK &&
-                   view.magnitude) {
+        } else if (fill(ctx, lora, m, DATA_LORA_A, view.a) == AG_OK &&
+                   fill(ctx, lora, m, DATA_LORA_B, view.b) == AG_OK && view.magnitude) {
             fill(ctx, lora, m, DATA_LORA_MAGNITUDE, view.magnitude);
         }
     }
@@ -210,7 +210,7 @@ ag_status pipe_lora_load(ag_ctx *ctx, nn_adapters *unet, nn_adapters *text, cons
     return ag_status_of(ctx);
 }
 
-/* --- out of adapters ------------------------------------------------------------------------------------------------ */
+/* --- out of adapters -------------------------------------------------------------------------- */
 
 static ag_status take_out(ag_ctx *ctx, data_lora_part *part, data_lora_role role, const nn_param *param)
 {

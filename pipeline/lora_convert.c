@@ -15,7 +15,7 @@ typedef struct job {
     double total, kept;
 } job;
 
-/* --- what is read --------------------------------------------------------------------------------------------------- */
+/* --- what is read ----------------------------------------------------------------------------- */
 
 static ag_status open_input(job *j)
 {
@@ -72,7 +72,7 @@ static ag_status take_module(job *j, data_lora_part *part, const data_lora_modul
     return AG_OK;
 }
 
-/* --- another rank ----------------------------------------------------------------------------------------------------- */
+/* --- another rank ----------------------------------------------------------------------------- */
 
 static const data_named_shape *weight_of(const pipe_lora_base *base, const data_lora_module *m)
 {
@@ -142,7 +142,7 @@ static ag_status resize_module(job *j, data_lora_part *part, int64_t i)
     return ag_status_of(j->ctx);
 }
 
-/* --- the whole -------------------------------------------------------------------------------------------------------- */
+/* --- the whole -------------------------------------------------------------------------------- */
 
 /* The dtype in which a file without a rank of its own choice was: that of its first factor. */
 static data_dtype dtype_of_input(const data_lora *lora)

@@ -10,7 +10,7 @@
 #include "pipeline/convert_parts.h"
 #include "pipeline/lora_parts.h"
 
-/* --- the tensors of a model --------------------------------------------------------------------------------------------- */
+/* --- the tensors of a model ------------------------------------------------------------------- */
 
 typedef struct tensors {
     char *path;
@@ -61,7 +61,7 @@ static int64_t sort_parts(pipe_parts *p)
     return n;
 }
 
-/* --- differences ---------------------------------------------------------------------------------------------------- */
+/* --- differences ------------------------------------------------------------------------------ */
 
 typedef struct job {
     ag_ctx *ctx;

@@ -16,7 +16,7 @@ static matrix matrix_new(ag_ctx *ctx, int64_t rows, int64_t cols)
     return (matrix){rows, cols, ag_new(ctx, (size_t)rows * (size_t)cols, sizeof(double), "a matrix")};
 }
 
-/* --- products ----------------------------------------------------------------------------------------------------- */
+/* --- products --------------------------------------------------------------------------------- */
 
 enum { TILE_ROWS = 4, TILE_COLS = 512 };
 
@@ -81,7 +81,7 @@ static matrix multiply(ag_ctx *ctx, const double *x, int64_t step_row, int64_t s
     return out;
 }
 
-/* --- eigenvectors --------------------------------------------------------------------------------------------------- */
+/* --- eigenvectors ----------------------------------------------------------------------------- */
 
 /* The largest eigenvalues of a symmetric matrix (its lower half is read and spoilt), and their vectors as columns. */
 typedef struct eigen {
@@ -107,8 +107,8 @@ static ag_status eigen_of(eigen *out, ag_ctx *ctx, matrix *g, int64_t n)
     out->vectors = matrix_new(ctx, size, n);
     if (ag_status_of(ctx) == AG_OK) {
         /* row-major lower is column-major upper */
-        info = LAPACKE_dsyevr(LAPACK_COL_MAJOR, 'V', 'I', 'U', size, g->at, size, 0.0, 0.0, size - wanted + 1, size, 0.0,
-                              &found, values, vectors, size, support);
+        info = LAPACKE_dsyevr(LAPACK_COL_MAJOR, 'V', 'I', 'U', size, g->at, size, 0.0, 0.0, size - wanted + 1, size,
+                              0.0, &found, values, vectors, size, support);
         if (info != 0 || found != wanted)
             ag_fail(ctx, AG_ENUMERIC, "eigenvectors of a matrix of %lld rows: LAPACK says %d", (long long)size,
                     (int)info);
@@ -126,7 +126,7 @@ static ag_status eigen_of(eigen *out, ag_ctx *ctx, matrix *g, int64_t n)
     return ag_status_of(ctx);
 }
 
-/* --- the approximation ------------------------------------------------------------------------------------------------ */
+/* --- the approximation ------------------------------------------------------------------------ */
 
 static double square_sum(const matrix *m)
 {

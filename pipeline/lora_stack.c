@@ -8,7 +8,7 @@
 #include "data/hub.h"
 #include "pipeline/presets.h"
 
-/* --- the names of a model ------------------------------------------------------------------------------------------ */
+/* --- the names of a model --------------------------------------------------------------------- */
 
 ag_status pipe_lora_base_of(pipe_lora_base *out, ag_ctx *ctx, const pipe_model *model)
 {
@@ -134,7 +134,7 @@ void pipe_lora_base_free(pipe_lora_base *base)
     *base = (pipe_lora_base){0};
 }
 
-/* --- files ----------------------------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------ */
 
 static void tell(const pipe_note *note, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-/* --- the names of a model ------------------------------------------------------------------------------------------ */
+/* --- the names of a model --------------------------------------------------------------------- */
 
 typedef struct pipe_lora_base {
     data_lora_names networks[2]; /* U-Net and text encoder, those that there are */
@@ -27,7 +27,7 @@ ag_status pipe_lora_base_preset(pipe_lora_base *out, ag_ctx *ctx, int number);
 ag_status pipe_lora_base_guess(pipe_lora_base *out, const char **name, ag_ctx *ctx, data_lora *lora);
 void pipe_lora_base_free(pipe_lora_base *base);
 
-/* --- files ----------------------------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------ */
 
 /* Match one file, fail when nothing of it is in the model, tell what is not, and that alpha is not stated. */
 ag_status pipe_lora_fit(data_lora_matched *out, ag_ctx *ctx, data_lora *lora, const pipe_lora_base *base,

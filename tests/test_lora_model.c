@@ -53,7 +53,7 @@ static void near(const char *what, const float *got, const float *want, int64_t 
             fail_msg("%s[%lld] is %.9g, wanted %.9g", what, (long long)i, got[i], want[i]);
 }
 
-/* --- what was told -------------------------------------------------------------------------------------------------- */
+/* --- what was told ---------------------------------------------------------------------------- */
 
 static char told[4096];
 
@@ -66,7 +66,7 @@ static void hear(void *user, const char *text)
 
 static const pipe_note NOTE = {.say = hear};
 
-/* --- merging -------------------------------------------------------------------------------------------------------- */
+/* --- merging ---------------------------------------------------------------------------------- */
 
 static const char *const FILES[] = {"diffusers.safetensors",
                                     "diffusers_alpha.safetensors",
