@@ -3,8 +3,11 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "cli/profile.h"
+#include "data/file.h"
 
 static const char *const DEVICES[] = {"cpu", "cuda", NULL};
 
@@ -76,6 +79,23 @@ static int work(const cli_device *device, void *options, cli_parsed *parsed, cli
         cli_profile_print(parsed->profile, stderr);
     cli_profile_free(parsed->profile);
     return finish(ctx);
+}
+
+ag_status cli_check_output(ag_ctx *ctx, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? ag_strdup(ctx, path) : ag_strdup(ctx, ".");
+
+    if (!folder)
+        return ag_status_of(ctx);
+    if (slash)
+        folder[slash == path ? 1 : slash - path] = '\0';
+    if (data_is_folder(path))
+        ag_fail(ctx, AG_EIO, "%s: is a folder, wanted a file name", path);
+    else if (access(folder, W_OK) != 0)
+        ag_fail(ctx, AG_EIO, "%s: the folder %s is not there or cannot be written", path, folder);
+    ag_delete(folder);
+    return ag_status_of(ctx);
 }
 
 int cli_run(const cli_syntax *syntax, size_t options_size, size_t device_offset, int argc, char *const *argv,

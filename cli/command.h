@@ -43,6 +43,9 @@ int cli_run(const cli_syntax *syntax, size_t options_size, size_t device_offset,
 
 int cli_exit_code(ag_status status);
 
+/* Can the file be made? Found before hours of work, not after. */
+ag_status cli_check_output(ag_ctx *ctx, const char *path);
+
 /* The commands, one file each. */
 int cli_specialize(int argc, char *const *argv);
 int cli_sample(int argc, char *const *argv);
@@ -55,6 +58,7 @@ int cli_probe(int argc, char *const *argv);
 int cli_pretrain(int argc, char *const *argv);
 int cli_faces(int argc, char *const *argv);
 int cli_lora(int argc, char *const *argv);
+int cli_judge(int argc, char *const *argv);
 int cli_bench(int argc, char *const *argv);
 
 #endif /* CLI_COMMAND_H */

@@ -16,6 +16,7 @@ const cli_command cli_commands[] = {
     {"convert", "between diffusers folders and single files, between precisions", cli_convert},
     {"lora", "check, convert, merge, extract and resize LoRA files", cli_lora},
     {"faces", "draw a data set of faces with ages", cli_faces},
+    {"judge", "who is in a drawn face, and how old, by a small network's estimate", cli_judge},
     {"inspect", "what a weight file, checkpoint, model or data set holds", cli_inspect},
     {"plan", "memory and time of a command before it runs", cli_plan},
     {"bench", "time and memory of the full-size networks", cli_bench},

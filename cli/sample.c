@@ -5,7 +5,6 @@
 
 #include "cli/command.h"
 #include "cli/lora.h"
-#include "data/file.h"
 #include "edit/generate.h"
 #include "edit/sheet.h"
 #include "train/precision.h"
@@ -87,24 +86,6 @@ static void show_step(void *user, int64_t step, int64_t n_steps, ag_tensor *x)
         fprintf(stderr, "\r                        \r");
 }
 
-/* Can the file be made? Found before hours of work, not after. */
-static ag_status check_output(ag_ctx *ctx, const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? ag_strdup(ctx, path) : ag_strdup(ctx, ".");
-
-    if (!folder)
-        return ag_status_of(ctx);
-    if (slash)
-        folder[slash == path ? 1 : slash - path] = '\0';
-    if (data_is_folder(path))
-        ag_fail(ctx, AG_EIO, "%s: is a folder, wanted a file name", path);
-    else if (access(folder, W_OK) != 0)
-        ag_fail(ctx, AG_EIO, "%s: the folder %s is not there or cannot be written", path, folder);
-    ag_delete(folder);
-    return ag_status_of(ctx);
-}
-
 static ag_status write_result(ag_ctx *ctx, const options *o, const data_image *images, int64_t n)
 {
     const int64_t columns = o->columns ? o->columns : o->num_images > 1 && o->prompts.n > 1 ? o->num_images : 0;
@@ -135,7 +116,7 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     data_image *images;
 
     (void)parsed;
-    if (check_output(ctx, o->output) != AG_OK || pipe_open(&model, ctx, &source, PIPE_ALL) != AG_OK)
+    if (cli_check_output(ctx, o->output) != AG_OK || pipe_open(&model, ctx, &source, PIPE_ALL) != AG_OK)
         return ag_status_of(ctx);
     if (pipe_settle_schedule(&model->schedule))
         fprintf(stderr, "%s: the scheduler's steps_offset is taken as 1 and clip_sample as false\n", o->model);

@@ -143,12 +143,16 @@ typedef struct data_faces_options {
     data_faces_layout layout;
     int64_t people;         /* identities the pictures are shared by; 0: each its own */
     float age_min, age_max; /* years, inclusive; both 0: 0..DATA_FACE_AGE_MAX */
+    bool one_person;        /* every picture is of `identity`; the seed chooses ages and poses */
+    uint64_t identity;
+    int64_t n_ages;         /* > 0: the ages are these, in turn */
+    const int64_t *ages;    /* [n_ages], whole years, 0..DATA_FACE_AGE_MAX; borrowed */
 } data_faces_options;
 
 data_faces_options data_faces_defaults(void); /* 150, seed 0, 64 px, flat, each its own */
 
-/* Picture `index` of the set: ages go evenly over the ten groups of FFHQ-Aging (those that meet
- * age_min..age_max), whole years; a function of (options, index). */
+/* Picture `index` of the set: ages, where none are given, go evenly over the ten groups of
+ * FFHQ-Aging (those that meet age_min..age_max), whole years; a function of (options, index). */
 data_face_params data_faces_get(const data_faces_options *options, int64_t index);
 
 /* Write the set under `root`, which is made, and must not hold such a set yet (AG_EIO). The label

@@ -51,19 +51,13 @@ static void age_range(const data_faces_options *options, int *from, int *to)
     *to = all ? (int)DATA_FACE_AGE_MAX : (int)options->age_max;
 }
 
-data_face_params data_faces_get(const data_faces_options *options, int64_t index)
+/* Whole years, evenly over the groups. */
+static int64_t spread_age(const data_faces_options *options, int64_t person, int64_t round, int64_t index)
 {
-    const int64_t person = options->people > 0 ? index % options->people : index;
-    const int64_t round = options->people > 0 ? index / options->people : 0;
-    const ag_draw who = {.seed = options->seed,
-                         .purpose = AG_DRAW_FACE,
-                         .step = STEP_PERSON,
-                         .sample = (uint32_t)person};
     const ag_draw when = {.seed = options->seed,
                           .purpose = AG_DRAW_FACE,
                           .step = STEP_PICTURE,
                           .sample = (uint32_t)index};
-    const uint64_t identity = (uint64_t)ag_draw_u32(&who, 0) << 32 | ag_draw_u32(&who, 1);
     int from, to, met[N_GROUPS], n_met = 0, group, low, high;
 
     age_range(options, &from, &to);
@@ -73,8 +67,26 @@ data_face_params data_faces_get(const data_faces_options *options, int64_t index
     group = n_met > 0 ? met[(person + round) % n_met] : 0;
     low = groups[group].from > from ? groups[group].from : from;
     high = groups[group].to < to ? groups[group].to : to;
-    return data_face_draw(identity, (float)(low + ag_draw_integer(&when, 0, high - low + 1)),
-                          DATA_FACE_ANY, (uint64_t)index + 1);
+    return low + ag_draw_integer(&when, 0, high - low + 1);
+}
+
+data_face_params data_faces_get(const data_faces_options *options, int64_t index)
+{
+    const int64_t person = options->people > 0 ? index % options->people : index;
+    const int64_t round = options->people > 0 ? index / options->people : 0;
+    const ag_draw who = {.seed = options->seed,
+                         .purpose = AG_DRAW_FACE,
+                         .step = STEP_PERSON,
+                         .sample = (uint32_t)person};
+    const uint64_t identity = (uint64_t)ag_draw_u32(&who, 0) << 32 | ag_draw_u32(&who, 1);
+    const int64_t age =
+        options->n_ages > 0 ? options->ages[index % options->n_ages] : spread_age(options, person, round, index);
+
+    /* Poses are drawn by (identity, jitter): one person's sets differ by their seed. */
+    if (options->one_person)
+        return data_face_draw(options->identity, (float)age, DATA_FACE_ANY,
+                              options->seed * 2 * COUNT_MAX + (uint64_t)index + 1);
+    return data_face_draw(identity, (float)age, DATA_FACE_ANY, (uint64_t)index + 1);
 }
 
 /* --- writing ------------------------------------------------------------------------------ */
@@ -97,6 +109,13 @@ static ag_status check_options(ag_ctx *ctx, const data_faces_options *options)
         return ag_fail(ctx, AG_EINVAL, "faces: want ages within 0..%g, the least first, got %g..%g",
                        (double)DATA_FACE_AGE_MAX, (double)options->age_min,
                        (double)options->age_max);
+    if (options->one_person && options->people > 0)
+        return ag_fail(ctx, AG_EINVAL, "faces: one identity and %lld people: wanted one of the two",
+                       (long long)options->people);
+    for (int64_t i = 0; i < options->n_ages; i++)
+        if (options->ages[i] < 0 || options->ages[i] > (int64_t)DATA_FACE_AGE_MAX)
+            return ag_fail(ctx, AG_EINVAL, "faces: want ages within 0..%g, got %lld", (double)DATA_FACE_AGE_MAX,
+                           (long long)options->ages[i]);
     return AG_OK;
 }
 

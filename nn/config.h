@@ -68,6 +68,15 @@ typedef struct nn_clip_config {
     nn_clip_act hidden_act;
 } nn_clip_config;
 
+/* The face judge (nn/face_judge.h): our own, so no config.json; its files say nothing but weights. */
+typedef struct nn_judge_config {
+    int64_t resolution; /* side of its pictures: 16 times the last grid */
+    int64_t n_outputs;
+    int64_t channels[4]; /* at a half, a quarter, an eighth, a sixteenth of the resolution */
+    int64_t hidden;
+    int64_t norm_num_groups;
+} nn_judge_config;
+
 #ifdef __cplusplus
 }
 #endif

@@ -262,6 +262,21 @@ ag_status pipe_save_component(ag_ctx *ctx, const pipe_model *m, const char *fold
     return ag_status_of(ctx);
 }
 
+ag_status pipe_load_params(ag_ctx *ctx, nn_params *params, const char *path)
+{
+    data_weights *weights = NULL;
+
+    if (data_weights_open(&weights, ctx, path) == AG_OK)
+        pipe_load_component(ctx, params, weights, DATA_UNET); /* whose names are taken as they stand */
+    data_weights_close(weights);
+    return ag_status_of(ctx);
+}
+
+ag_status pipe_save_params(ag_ctx *ctx, nn_params *params, const char *path, ag_dtype dtype)
+{
+    return pipe_write_params(ctx, params, path, dtype);
+}
+
 static ag_status save_tokenizer(ag_ctx *ctx, const pipe_model *m, const char *folder)
 {
     char *path = ag_printf(ctx, "%s/tokenizer", folder);

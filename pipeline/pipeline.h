@@ -71,6 +71,10 @@ ag_status pipe_save(ag_ctx *ctx, pipe_model *model, const char *folder, ag_dtype
 ag_status pipe_save_component(ag_ctx *ctx, const pipe_model *model, const char *folder, data_component component,
                               ag_dtype dtype);
 
+/* A network of its own, in one safetensors file: fill every parameter, strictly, or write all of them. */
+ag_status pipe_load_params(ag_ctx *ctx, nn_params *params, const char *path);
+ag_status pipe_save_params(ag_ctx *ctx, nn_params *params, const char *path, ag_dtype dtype);
+
 /* What diffusers' Stable Diffusion pipeline forces on any scheduler that says otherwise: steps_offset 1, no
  * clipping of samples. True when that changed something, for a notice. (huggingface/diffusers:
  * src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py, __init__) */

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Golden values of the three networks from the real classes (PyTorch, diffusers, transformers).
+"""Golden values of the networks from the real classes (PyTorch, diffusers, transformers).
 
     golden_networks.py OUTPUT_DIR
 
-writes nn_clip.safetensors, nn_unet.safetensors and nn_vae.safetensors. Weights follow the fill
-rule of nn/init.h, so only inputs, outputs, cotangents and gradients are stored, NCHW as the classes
+writes nn_clip.safetensors, nn_unet.safetensors, nn_vae.safetensors and nn_judge.safetensors (the
+face judge is our own: here it is written with PyTorch's layers). Weights follow the fill rule of nn/init.h, so only inputs, outputs, cotangents and gradients are stored, NCHW as the classes
 give them, under `case.name`. The scalar differentiated is sum(output * cotangent). Of every case:
 gradients of the inputs, of a few parameters (`case.grad.NAME`), and the L2 norm of every gradient
 (`case.norms`, in the order of sorted names; 0 where the output does not depend on it). The same
@@ -389,6 +389,68 @@ def clips():
     return out
 
 
+# --- face judge ----------------------------------------------------------------------------------
+
+
+class Level(torch.nn.Module):
+    """Halve the sides, then a residual block."""
+
+    def __init__(self, inputs, outputs, groups):
+        super().__init__()
+        self.down = torch.nn.Conv2d(inputs, outputs, 3, 2, 1)
+        self.norm1 = torch.nn.GroupNorm(groups, outputs, eps=1e-6)
+        self.conv1 = torch.nn.Conv2d(outputs, outputs, 3, 1, 1)
+        self.norm2 = torch.nn.GroupNorm(groups, outputs, eps=1e-6)
+        self.conv2 = torch.nn.Conv2d(outputs, outputs, 3, 1, 1)
+
+    def forward(self, x):
+        silu = torch.nn.functional.silu
+        x = self.down(x)
+        return x + self.conv2(silu(self.norm2(self.conv1(silu(self.norm1(x))))))
+
+
+class FaceJudge(torch.nn.Module):
+    def __init__(self, resolution, channels, hidden, outputs, groups):
+        super().__init__()
+        self.conv_in = torch.nn.Conv2d(3, channels[0], 3, 2, 1)
+        self.levels = torch.nn.ModuleList(
+            Level(a, b, groups) for a, b in zip(channels, channels[1:])
+        )
+        self.norm_out = torch.nn.GroupNorm(groups, channels[-1], eps=1e-6)
+        self.fc1 = torch.nn.Linear((resolution // 16) ** 2 * channels[-1], hidden)
+        self.fc2 = torch.nn.Linear(hidden, outputs)
+        self.scale = torch.nn.ParameterDict(  # beside the weights in a file, never used here
+            {name: torch.nn.Parameter(torch.zeros(outputs)) for name in ("mean", "deviation", "r2")}
+        )
+
+    def forward(self, x):
+        silu = torch.nn.functional.silu
+        x = silu(self.conv_in(x))
+        for level in self.levels:
+            x = level(x)
+        x = silu(self.norm_out(x)).permute(0, 2, 3, 1).flatten(1)  # the program's order: channels last
+        return self.fc2(silu(self.fc1(x)))
+
+
+def judges():
+    out = {}
+    net = fill(FaceJudge(32, (8, 12, 16, 20), 14, 5, 4))
+    pixels = given("a.pixels", 3, 3, 32, 32).requires_grad_()
+    y = net(pixels)
+    cotangent = given("a.cotangent", *y.shape)
+    record(
+        out,
+        "a",
+        net,
+        "",
+        dict(pixels=pixels, output=y, cotangent=cotangent),
+        (y * cotangent).sum(),
+        dict(pixels=pixels),
+        ["conv_in.weight", "levels.1.down.bias", "levels.2.norm1.weight", "norm_out.bias", "fc1.bias"],
+    )
+    return out
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__.split("\n\n")[1].strip())
@@ -398,7 +460,7 @@ def main():
         transformers=transformers.__version__,
         format="pt",
     )
-    for name, make in (("clip", clips), ("unet", unets), ("vae", vaes)):
+    for name, make in (("clip", clips), ("unet", unets), ("vae", vaes), ("judge", judges)):
         path = os.path.join(sys.argv[1], f"nn_{name}.safetensors")
         save_file(make(), path, metadata=made_with)
         print(path, os.path.getsize(path), "bytes")

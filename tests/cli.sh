@@ -77,6 +77,13 @@ refused 3 'text_encoder/model.safetensors' $train --pretrained_model_name_or_pat
 printf 'PK\003\004 no archive' >bad.ckpt
 refused 3 'bad.ckpt' convert --input bad.ckpt --output out
 
+# --- the judge ---
+refused 2 'wanted train or score' judge
+refused 3 'nowhere' judge score --judge nowhere.safetensors --images faces/images
+refused 3 '/dev/null/j' judge train --output /dev/null/j.safetensors --steps 1
+refused 2 'one of the two' faces --output out --ages 3 4 --age_max 9
+refused 2 'got 91' faces --output out --ages 91
+
 # --- a disk that is full: the largest file this shell allows ---
 (
     ulimit -f 200

@@ -386,6 +386,42 @@ static void test_sets_cover_the_groups(void **state)
         assert_in_range((int)data_faces_get(&options, i).age, 20, 45);
 }
 
+/* One person at given ages: the person of the seed, faces that differ, and every age in turn. */
+static void test_one_person(void **state)
+{
+    static const int64_t years[] = {8, 21, 40, 64};
+    data_faces_options options = data_faces_defaults(), other;
+    const data_person person = data_person_draw(77, DATA_FACE_ANY);
+    float a[DATA_PERSON_N], b[DATA_PERSON_N];
+    (void)state;
+
+    options.one_person = true;
+    options.identity = 77;
+    options.n_ages = 4;
+    options.ages = years;
+    options.count = 6;
+    other = options;
+    other.seed = 1;
+    data_person_vector(a, &person);
+    for (int64_t i = 0; i < 6; i++) {
+        const data_face_params face = data_faces_get(&options, i), posed = data_faces_get(&other, i);
+
+        assert_int_equal(face.person.identity, 77);
+        data_person_vector(b, &face.person);
+        assert_memory_equal(a, b, sizeof a);
+        assert_true(face.age == (float)years[i % 4] && posed.age == face.age);
+        assert_true(face.yaw != posed.yaw && (i == 0 || face.yaw != data_faces_get(&options, i - 1).yaw));
+    }
+
+    /* Given ages alone: everybody once; the person alone: ages over all groups. */
+    other = options;
+    other.one_person = false;
+    assert_true(data_faces_get(&other, 1).age == 21.0f);
+    assert_true(data_faces_get(&other, 1).person.identity != data_faces_get(&other, 2).person.identity);
+    options.n_ages = 0;
+    assert_true(data_faces_get(&options, 0).age <= 2.0f && data_faces_get(&options, 9).age >= 70.0f);
+}
+
 static void remove_folder(const char *dir)
 {
     char command[600];
@@ -449,6 +485,7 @@ static void test_write(void **state)
 
 static void test_write_refusals(void **state)
 {
+    static const int64_t too_old = 91;
     ag_ctx *ctx = make_ctx();
     data_faces_options options = data_faces_defaults();
     char root[] = "/tmp/agewright-faces-XXXXXX", sub[100];
@@ -467,6 +504,17 @@ static void test_write_refusals(void **state)
     options = data_faces_defaults();
     options.age_min = 60.0f;
     options.age_max = 20.0f;
+    assert_int_equal(data_faces_write(ctx, sub, &options, NULL, NULL), AG_EINVAL);
+    ag_clear(ctx);
+    options = data_faces_defaults();
+    options.n_ages = 1;
+    options.ages = &too_old;
+    assert_int_equal(data_faces_write(ctx, sub, &options, NULL, NULL), AG_EINVAL);
+    assert_non_null(strstr(ag_message(ctx), "91"));
+    ag_clear(ctx);
+    options = data_faces_defaults();
+    options.one_person = true;
+    options.people = 3;
     assert_int_equal(data_faces_write(ctx, sub, &options, NULL, NULL), AG_EINVAL);
     ag_clear(ctx);
     assert_int_not_equal(access(sub, F_OK), 0); /* nothing was made */
@@ -494,7 +542,8 @@ int main(void)
         cmocka_unit_test(test_coverage_is_area),      cmocka_unit_test(test_same_seed_same_face),
         cmocka_unit_test(test_person_stays),          cmocka_unit_test(test_age_is_visible),
         cmocka_unit_test(test_captions),              cmocka_unit_test(test_sets_cover_the_groups),
-        cmocka_unit_test(test_write),                 cmocka_unit_test(test_write_refusals),
+        cmocka_unit_test(test_one_person),            cmocka_unit_test(test_write),
+        cmocka_unit_test(test_write_refusals),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
