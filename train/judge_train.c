@@ -150,8 +150,7 @@ static ag_status one_update(ag_ctx *ctx, trainer *t, int64_t k, float *loss)
 static ag_status begin(ag_ctx *ctx, trainer *t)
 {
     const train_judge_options *o = t->options;
-    const opt_config optimizer = {
-        .kind = OPT_ADAMW, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = WEIGHT_DECAY};
+    opt_config optimizer = opt_defaults(OPT_ADAMW);
     const opt_schedule schedule = {.kind = OPT_COSINE, .lr = o->learning_rate, .warmup = WARMUP, .total = o->steps,
                                    .cycles = 0.5};
     const int64_t dims[] = {TRAIN_JUDGE_OUTPUTS};
@@ -160,7 +159,9 @@ static ag_status begin(ag_ctx *ctx, trainer *t)
 
     if (train_judge_new(&t->judge, ctx) != AG_OK)
         return ag_status_of(ctx);
-    part = (train_part){nn_face_judge_params(t->judge->net), ""};
+    part = (train_part){.params = nn_face_judge_params(t->judge->net), .prefix = ""};
+    optimizer.beta2 = 0.99;
+    optimizer.weight_decay = WEIGHT_DECAY;
     measure_population(t);
     for (int i = 0; i < TRAIN_JUDGE_OUTPUTS; i++)
         roots[i] = i == TRAIN_JUDGE_AGE ? (float)sqrt(AGE_WEIGHT) : 1.0f;
