@@ -4,7 +4,8 @@
  *        torch.optim.AdamW.
  * 8 bit  Dettmers et al. 2022, arXiv:2110.02861, as bitsandbytes-foundation/bitsandbytes: optim/adamw.py
  *        (AdamW8bit), functional.py (create_dynamic_map), csrc/kernels.cu: signed and unsigned dynamic
- *        codes, blocks of 256, tensors under 4096 values in f32. Blocks follow the published order.
+ *        codes, blocks of 256 in the published order, decay after the step; tensors under 4096
+ *        values have AdamW's f32 step.
  */
 #include <math.h>
 
