@@ -12,6 +12,7 @@
 
 #include "data/faces.h"
 #include "data/file.h"
+#include "data/resample.h"
 #include "data/tokenizer.h"
 #include "pipeline/pipeline.h"
 #include "pipeline/presets.h"
@@ -38,6 +39,25 @@ static ag_ctx *one_thread(void)
     return ctx;
 }
 
+/* The faces in three shapes. */
+static void make_odd(ag_ctx *ctx)
+{
+    static const data_size sizes[] = {{64, 64}, {96, 60}, {50, 90}};
+
+    data_folder_make(ctx, check_join(root, "odd"));
+    for (int i = 0; i < 6; i++) {
+        char name[64];
+        data_image img = {0};
+
+        snprintf(name, sizeof name, "faces/images/%05d.png", i);
+        data_image_read(&img, ctx, check_join(root, name), 0);
+        data_image_resize(&img, ctx, &img, sizes[i % 3].w, sizes[i % 3].h, DATA_BILINEAR);
+        snprintf(name, sizeof name, "odd/%05d.png", i);
+        data_image_write_png(ctx, &img, check_join(root, name));
+        data_image_free(&img);
+    }
+}
+
 static int set_up(void **state)
 {
     ag_ctx *ctx = one_thread();
@@ -59,6 +79,7 @@ static int set_up(void **state)
     pipe_close(model);
     faces.count = 6;
     data_faces_write(ctx, check_join(root, "faces"), &faces, NULL, NULL);
+    make_odd(ctx);
     check_ok(ctx, "files");
     ag_ctx_free(ctx);
     return 0;
@@ -175,6 +196,18 @@ static void memory(void **state)
     o.ema_decay = 0.99;
     o.no_cache = true;
     memory_is_as_foreseen("everything resident", &o);
+    o = plain_options();
+    o.instance_data_dir = check_join(root, "odd");
+    o.aspect_ratio_buckets = true;
+    o.bucket_step = 16;
+    o.train_batch_size = 2;
+    o.repeats = 2; /* two, or four in short batches, of each shape */
+    o.max_train_steps = 0;
+    o.alpha_mask = true;
+    memory_is_as_foreseen("buckets", &o);
+    o.color_jitter = "0.1";
+    o.caption_dropout = 0.5;
+    memory_is_as_foreseen("buckets, encoded each time", &o);
     if (IS_SANITIZED)
         printf("SKIP resident memory: sanitizers have their own\n");
 }

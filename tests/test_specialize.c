@@ -13,6 +13,7 @@
 
 #include "data/faces.h"
 #include "data/file.h"
+#include "data/resample.h"
 #include "data/tokenizer.h"
 #include "pipeline/pipeline.h"
 #include "train/checkpoint.h"
@@ -78,6 +79,36 @@ static void make_model(ag_ctx *ctx)
     pipe_close(model);
 }
 
+/* The same faces in other shapes, in folders that repeat them, some with captions or masks. */
+static void make_odd(ag_ctx *ctx)
+{
+    static const data_size sizes[] = {{32, 16}, {16, 24}, {20, 20}, {34, 17}, {16, 16}};
+    static const char caption[] = "a drawing of a {age} year old face";
+
+    data_folder_make(ctx, check_join(root, "odd/2_often"));
+    data_folder_make(ctx, check_join(root, "odd/1_once"));
+    data_folder_make(ctx, check_join(root, "masks"));
+    for (int i = 0; i < 5; i++) {
+        char name[64];
+        data_image img = {0};
+
+        snprintf(name, sizeof name, "faces/images/%05d.png", i);
+        data_image_read(&img, ctx, check_join(root, name), 0);
+        data_image_resize(&img, ctx, &img, sizes[i].w, sizes[i].h, DATA_BILINEAR);
+        snprintf(name, sizeof name, "odd/%s/%05d.png", i % 2 ? "1_once" : "2_often", i);
+        data_image_write_png(ctx, &img, check_join(root, name));
+        check_ok(ctx, "odd pictures");
+        if (i != 3) {
+            memset(img.pixels, 255, (size_t)(3 * img.w * (img.h / 2)));
+            snprintf(name, sizeof name, "masks/%05d.png", i);
+            data_image_write_png(ctx, &img, check_join(root, name));
+        }
+        data_image_free(&img);
+    }
+    check_file_write(check_join(root, "odd/2_often/00002.txt"), caption, sizeof caption - 1);
+    check_file_write(check_join(root, "odd/1_once/00001.txt"), caption, sizeof caption - 1);
+}
+
 static int set_up(void **state)
 {
     ag_ctx *ctx = one_thread();
@@ -90,6 +121,7 @@ static int set_up(void **state)
     faces.resolution = 16;
     data_faces_write(ctx, check_join(root, "faces"), &faces, NULL, NULL);
     check_ok(ctx, "faces");
+    make_odd(ctx);
     ag_ctx_free(ctx);
     return 0;
 }
@@ -251,6 +283,54 @@ static void change_torch(train_options *o)
     o->no_shuffle = true;
 }
 
+static const char *odd_folder(void)
+{
+    static char path[300];
+
+    snprintf(path, sizeof path, "%s/odd", root);
+    return path;
+}
+
+/* All that the data can be told, at once. */
+static void change_data(train_options *o)
+{
+    static char masks[300];
+
+    snprintf(masks, sizeof masks, "%s/masks", root);
+    o->instance_data_dir = odd_folder();
+    o->train_batch_size = 2;
+    o->gradient_accumulation_steps = 3;
+    o->random_flip = true;
+    o->aspect_ratio_buckets = true;
+    o->bucket_step = 4;
+    o->repeats = 2;
+    o->balance_ages = true;
+    o->caption_extension = "txt";
+    o->caption_dropout = 0.3;
+    o->mask_dir = masks;
+    o->mask_min = 0.1;
+    o->color_jitter = "0.2,0.2,0.2,0.05";
+}
+
+/* What stays the same of it, with kept latents and masks. */
+static void change_kept(train_options *o)
+{
+    change_data(o);
+    o->center_crop = true;
+    o->color_jitter = NULL;
+    o->train_text_encoder = true;
+}
+
+/* PyTorch's draws have a past of batches of several shapes. */
+static void change_torch_data(train_options *o)
+{
+    o->torch_rng = true;
+    o->instance_data_dir = odd_folder();
+    o->train_batch_size = 2;
+    o->aspect_ratio_buckets = true;
+    o->bucket_step = 4;
+}
+
 static void check_variant(const variant *v)
 {
     texts whole_texts, parts_texts;
@@ -288,7 +368,10 @@ static void test_resume(void **state)
     const variant variants[] = {{"plain", change_nothing},
                                 {"much", change_much},
                                 {"text", change_text},
-                                {"torch", change_torch}};
+                                {"torch", change_torch},
+                                {"data", change_data},
+                                {"kept", change_kept},
+                                {"torch-data", change_torch_data}};
 
     (void)state;
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
@@ -438,6 +521,41 @@ static void test_refusals(void **state)
     assert_false(check_exists(check_join(root, "refused/unet")));
 }
 
+/* Flags of the data that cannot be. */
+static void test_data_refusals(void **state)
+{
+    texts t;
+    train_options o = options_of(&t, "refused");
+
+    (void)state;
+    o.aspect_ratio_buckets = true;
+    o.bucket_step = 32;
+    refused(&o, AG_EINVAL, "buckets of resolution 16 in steps of 32");
+    o.bucket_step = 4;
+    o.bucket_min = 20;
+    refused(&o, AG_EINVAL, "sides of 20 to 32 in steps of 4: the square of 16 is not one");
+    o.bucket_min = 0;
+    o.bucket_step = 1; /* 15 x 17, and the VAE halves a side */
+    o.instance_data_dir = odd_folder();
+    refused(&o, AG_EINVAL, "wanted multiples of 2, by which the VAE shrinks");
+    o = options_of(&t, "refused");
+    o.caption_extension = "caption";
+    refused(&o, AG_EDATA, "no caption beside this picture or any other");
+    o = options_of(&t, "refused");
+    o.mask_dir = check_join(root, "nomasks");
+    refused(&o, AG_EIO, "nomasks");
+    o = options_of(&t, "refused");
+    o.color_jitter = "0.1,x";
+    refused(&o, AG_EINVAL, "colour jitter \"0.1,x\"");
+    o = options_of(&t, "refused");
+    o.instance_data_dir = odd_folder();
+    o.caption_extension = "txt";
+    check_file_write(check_join(root, "odd/1_once/00003.txt"), "ageless", 7);
+    refused(&o, AG_EINVAL, "1 captions have neither \"{age}\" nor the word \" a \"");
+    remove(check_join(root, "odd/1_once/00003.txt"));
+    assert_false(check_exists(check_join(root, "refused/unet")));
+}
+
 /* A rate that throws the weights out: the first loss that is not finite stops it, saying where. */
 static void test_diverged(void **state)
 {
@@ -476,7 +594,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resume),   cmocka_unit_test(test_what_changes),
         cmocka_unit_test(test_killed),   cmocka_unit_test(test_stopped),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_diverged),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_data_refusals),
+        cmocka_unit_test(test_diverged),
         cmocka_unit_test(test_prompts),
     };
 

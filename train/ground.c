@@ -153,7 +153,7 @@ static ag_status fill_caches(ag_ctx *ctx, train_ground *g, ag_dtype compute)
     options.folder = o->no_cache ? NULL : folder;
     enter_phase(ctx, g, TRAIN_PHASE_TEXT);
     if (data_jitter_parse(&options.jitter, ctx, o->color_jitter) == AG_OK &&
-        train_prompts_prepare(ctx, g->prompts, g->model, !o->train_text_encoder) == AG_OK) {
+        train_prompts_prepare(ctx, g->prompts, g->model, o->train_text_encoder ? 0 : TRAIN_MAX_CONTEXTS) == AG_OK) {
         if (train_prompts_are_encoded(g->prompts))
             pipe_drop(g->model, PIPE_TEXT);
         enter_phase(ctx, g, TRAIN_PHASE_PICTURE);

@@ -308,7 +308,7 @@ static ag_status train_unet(ag_ctx *ctx, pretrain *p, const pipe_preset *preset,
     train_part parts[2];
 
     if (open_for_unet(ctx, p, preset) != AG_OK || pipe_noise_init(&p->noise, ctx, &preset->schedule) != AG_OK ||
-        make_set(ctx, p) != AG_OK || train_prompts_prepare(ctx, p->prompts, p->model, false) != AG_OK)
+        make_set(ctx, p) != AG_OK || train_prompts_prepare(ctx, p->prompts, p->model, 0) != AG_OK)
         return ag_status_of(ctx);
     p->batch = o->unet_batch;
     train_diffusion_init(&p->diffusion, &plain, p->model->unet, &p->noise);

@@ -138,19 +138,19 @@ size_t train_prompts_bytes(const train_prompts *p)
     return p->contexts ? context_bytes(p) : 0;
 }
 
-ag_status train_prompts_prepare(ag_ctx *ctx, train_prompts *p, const pipe_model *model, bool encode)
+ag_status train_prompts_prepare(ag_ctx *ctx, train_prompts *p, const pipe_model *model, size_t most)
 {
     p->length = p->max_length > 0 ? p->max_length : pipe_max_length(model);
     p->width = nn_clip_text_config_of(model->text)->hidden_size;
     p->ids = ag_new(ctx, (size_t)(p->n * p->length), sizeof *p->ids, "token ids");
     if (!p->ids || pipe_tokenize(ctx, model, (const char *const *)p->texts, p->n, p->length, p->ids, NULL) != AG_OK)
         return ag_status_of(ctx);
-    if (encode && context_bytes(p) > TRAIN_MAX_CONTEXTS) {
+    if (most > 0 && context_bytes(p) > most) {
         train_note(NULL, "%lld prompts: their contexts would take %.1f GiB, so they are computed at each use",
                    (long long)p->n, (double)context_bytes(p) / 1073741824.0);
         return AG_OK;
     }
-    return encode ? encode_all(ctx, p, model) : AG_OK;
+    return most > 0 ? encode_all(ctx, p, model) : AG_OK;
 }
 
 /* Room for the rows of a batch; grows once, at the largest. */
@@ -249,6 +249,8 @@ char *train_prompt_without_age(ag_ctx *ctx, const char *prompt)
             prompt++;
         else if (at > 0 && out[at - 1] == ' ') /* at the end, or before a comma */
             out[--at] = '\0';
+        if (*prompt == ',' && at > 0 && out[at - 1] == ',')
+            prompt++;
     }
     return out;
 }

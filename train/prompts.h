@@ -2,8 +2,8 @@
  *
  * An age in a prompt. "{age}" in a prompt or caption stands for the age in years, wherever it is:
  *   "a {age} year old man with a hat", "photo of sks person as {age}-year-old"
- * In the prompt without an age it goes, together with "-year-old", " year old" or " years old" behind it and
- * one blank: "a man with a hat", "photo of sks person as". Where there is no "{age}", each method has its own
+ * In the prompt without an age it goes, together with "-year-old", " year old" or " years old" behind it, one
+ * blank, and one of two commas: "a man with a hat", "photo of sks person as". Where there is no "{age}", each method has its own
  * rule.
  */
 #ifndef TRAIN_PROMPTS_H
@@ -26,15 +26,14 @@ int64_t train_prompts_add(ag_ctx *ctx, train_prompts *prompts, const char *text)
 int64_t train_prompts_count(const train_prompts *prompts);
 const char *train_prompts_text(const train_prompts *prompts, int64_t i);
 
-/* Tokenize all of them; with `encode`, keep their contexts too, after which the model's text encoder
- * and tokenizer are no longer needed for them: unless they would take more than TRAIN_MAX_CONTEXTS, when a
- * line says so and they are computed at each use. */
-ag_status train_prompts_prepare(ag_ctx *ctx, train_prompts *prompts, const pipe_model *model, bool encode);
+/* Tokenize all of them; and keep their contexts, if these take at most so many bytes, after which the model's
+ * text encoder and tokenizer are no longer needed for them. 0: keep none; else a line says when they are too many. */
+ag_status train_prompts_prepare(ag_ctx *ctx, train_prompts *prompts, const pipe_model *model, size_t most);
 
 bool train_prompts_are_encoded(const train_prompts *prompts);
 /* Bytes of kept contexts. */
 size_t train_prompts_bytes(const train_prompts *prompts);
-#define TRAIN_MAX_CONTEXTS ((size_t)1 << 30)
+#define TRAIN_MAX_CONTEXTS ((size_t)1 << 30) /* a usual bound */
 
 /* Contexts of n rows by prompt number, f32 [n,T,D]. When they were not encoded: the text encoder's output,
  * recorded if recording is on. */
