@@ -58,6 +58,7 @@ int cli_probe(int argc, char *const *argv);
 int cli_pretrain(int argc, char *const *argv);
 int cli_faces(int argc, char *const *argv);
 int cli_lora(int argc, char *const *argv);
+int cli_sheet(int argc, char *const *argv);
 int cli_judge(int argc, char *const *argv);
 int cli_bench(int argc, char *const *argv);
 

@@ -11,6 +11,7 @@
 const cli_command cli_commands[] = {
     {"specialize", "fine-tune Stable Diffusion on faces of known age (FADING)", cli_specialize},
     {"sample", "pictures from prompts", cli_sample},
+    {"sheet", "pictures side by side in one", cli_sheet},
     {"pretrain", "train a small model of drawn faces from scratch", cli_pretrain},
     {"init", "write a model folder with random weights", cli_init},
     {"convert", "between diffusers folders and single files, between precisions", cli_convert},

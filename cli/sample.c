@@ -5,12 +5,13 @@
 
 #include "cli/command.h"
 #include "cli/lora.h"
+#include "data/text_file.h"
 #include "edit/generate.h"
 #include "edit/sheet.h"
 #include "train/precision.h"
 
 typedef struct options {
-    const char *model, *revision, *variant, *tokenizer_name, *negative_prompt, *output;
+    const char *model, *revision, *variant, *tokenizer_name, *negative_prompt, *output, *pictures;
     cli_texts prompts, loras;
     int64_t num_images, height, width, seed, steps, batch, columns, zoom;
     double guidance;
@@ -31,6 +32,8 @@ static const cli_flag FLAGS[] = {
     {.name = "output", .kind = CLI_TEXT, .offset = AT(output), .value = "FILE.png", .required = true,
      .help = "where the picture goes; of several, the grid"},
     {.name = "lora", .kind = CLI_TEXTS, .offset = AT(loras), .value = "FILE[:WEIGHT]", .help = CLI_LORA_HELP},
+    {.name = "pictures_dir", .kind = CLI_TEXT, .offset = AT(pictures), .value = "DIR",
+     .help = "write every picture alone, too: DIR/00000.png and on, prompt by prompt"},
     {.name = "negative_prompt", .kind = CLI_TEXT, .offset = AT(negative_prompt), .value = "TEXT", .fallback = "",
      .help = "what to steer away from"},
     {.name = "num_images", .kind = CLI_INT, .offset = AT(num_images), .value = "N", .fallback = "1", .low = 1,
@@ -86,6 +89,18 @@ static void show_step(void *user, int64_t step, int64_t n_steps, ag_tensor *x)
         fprintf(stderr, "\r                        \r");
 }
 
+static ag_status write_pictures(ag_ctx *ctx, const char *folder, const data_image *images, int64_t n)
+{
+    for (int64_t i = 0; i < n && ag_status_of(ctx) == AG_OK; i++) {
+        char *path = ag_printf(ctx, "%s/%05lld.png", folder, (long long)i);
+
+        if (path)
+            data_image_write_png(ctx, &images[i], path);
+        ag_delete(path);
+    }
+    return ag_status_of(ctx);
+}
+
 static ag_status write_result(ag_ctx *ctx, const options *o, const data_image *images, int64_t n)
 {
     const int64_t columns = o->columns ? o->columns : o->num_images > 1 && o->prompts.n > 1 ? o->num_images : 0;
@@ -116,7 +131,9 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     data_image *images;
 
     (void)parsed;
-    if (cli_check_output(ctx, o->output) != AG_OK || pipe_open(&model, ctx, &source, PIPE_ALL) != AG_OK)
+    if (cli_check_output(ctx, o->output) != AG_OK ||
+        (o->pictures && data_folder_make(ctx, o->pictures) != AG_OK) ||
+        pipe_open(&model, ctx, &source, PIPE_ALL) != AG_OK)
         return ag_status_of(ctx);
     if (pipe_settle_schedule(&model->schedule))
         fprintf(stderr, "%s: the scheduler's steps_offset is taken as 1 and clip_sample as false\n", o->model);
@@ -125,8 +142,9 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
                 model->schedule.prediction_type == DATA_V_PREDICTION ? "v_prediction" : "epsilon");
     images = ag_new(ctx, (size_t)n, sizeof *images, "pictures");
     if (images && cli_lora_merge(ctx, model, &o->loras) == AG_OK &&
-        edit_generate(images, ctx, model, &generate) == AG_OK)
-        write_result(ctx, o, images, n);
+        edit_generate(images, ctx, model, &generate) == AG_OK && write_result(ctx, o, images, n) == AG_OK &&
+        o->pictures)
+        write_pictures(ctx, o->pictures, images, n);
     for (int64_t i = 0; images && i < n; i++)
         data_image_free(&images[i]);
     ag_delete(images);

@@ -17,24 +17,30 @@ static void place(data_image *out, const data_image *img, int64_t left, int64_t 
 ag_status edit_sheet(data_image *out, ag_ctx *ctx, const data_image *images, int64_t n, int64_t columns, int64_t gap,
                      int64_t zoom)
 {
+    const data_image *first = NULL;
     int64_t rows, cell_w, cell_h;
 
-    if (n < 1 || zoom < 1 || gap < 0)
+    for (int64_t i = 0; i < n; i++)
+        if (!first && images[i].pixels)
+            first = &images[i];
+    if (!first || zoom < 1 || gap < 0)
         return ag_fail(ctx, AG_EINVAL, "a sheet of %lld pictures, enlarged %lld times", (long long)n, (long long)zoom);
     if (columns <= 0)
         for (columns = 1; columns * columns < n; columns++)
             ;
     columns = columns < n ? columns : n;
     rows = (n + columns - 1) / columns;
-    for (int64_t i = 1; i < n; i++)
-        if (images[i].w != images[0].w || images[i].h != images[0].h)
-            return ag_fail(ctx, AG_ESHAPE, "a sheet of pictures of different sizes");
-    cell_w = images[0].w * zoom + gap;
-    cell_h = images[0].h * zoom + gap;
+    for (int64_t i = 0; i < n; i++)
+        if (images[i].pixels && (images[i].w != first->w || images[i].h != first->h))
+            return ag_fail(ctx, AG_ESHAPE, "a sheet of pictures of different sizes: %lld x %lld and %lld x %lld",
+                           (long long)first->w, (long long)first->h, (long long)images[i].w, (long long)images[i].h);
+    cell_w = first->w * zoom + gap;
+    cell_h = first->h * zoom + gap;
     if (data_image_new(out, ctx, columns * cell_w + gap, rows * cell_h + gap) != AG_OK)
         return ag_status_of(ctx);
     memset(out->pixels, 255, (size_t)(out->w * out->h * 3));
     for (int64_t i = 0; i < n; i++)
-        place(out, &images[i], gap + i % columns * cell_w, gap + i / columns * cell_h, zoom);
+        if (images[i].pixels)
+            place(out, &images[i], gap + i % columns * cell_w, gap + i / columns * cell_h, zoom);
     return AG_OK;
 }

@@ -77,6 +77,11 @@ refused 3 'text_encoder/model.safetensors' $train --pretrained_model_name_or_pat
 printf 'PK\003\004 no archive' >bad.ckpt
 refused 3 'bad.ckpt' convert --input bad.ckpt --output out
 
+# --- pictures side by side ---
+refused 2 'no-such-flag\|no_such_flag' sheet --no_such_flag
+refused 3 'nowhere.png' sheet --images nowhere.png --output out.png
+refused 2 'sheet of 1' sheet --images none --output out.png
+
 # --- the judge ---
 refused 2 'wanted train or score' judge
 refused 3 'nowhere' judge score --judge nowhere.safetensors --images faces/images
@@ -100,6 +105,12 @@ refused 2 'got 91' faces --output out --ages 91
     2>stderr || complain "sample --profile: $(cat stderr)"
 grep -q '^conv2d' stderr || complain "--profile: no convolution in its table"
 grep -q '"name":"conv2d"' trace.json && tail -n 1 trace.json | grep -q ']}' || complain "--trace: not whole"
+"$agewright" sample --model tiny --prompt x y --num_inference_steps 1 --output sheet.png --pictures_dir alone \
+    2>stderr || complain "sample --pictures_dir: $(cat stderr)"
+"$agewright" sheet --images alone/00000.png alone/00001.png --columns 2 --output again.png 2>stderr ||
+    complain "sheet: $(cat stderr)"
+"$agewright" sheet --images alone/00000.png none --columns 2 --output half.png 2>stderr || complain "sheet: $(cat stderr)"
+cmp -s half.png again.png && complain "sheet: an empty place is none"
 rm -rf out
 refused 3 '/dev/null/t.json' doctor --trace /dev/null/t.json
 exit $failed
