@@ -122,43 +122,43 @@ static void test_round_trip(void **state)
 {
     ag_ctx *ctx = one_thread();
     model m = make_model(ctx, 1500); /* 3 MB: several chunks */
-    char folder[256], *found = NULL, *passed = NULL;
+    char folder[256], *passed = NULL;
+    train_manifest found;
     json_t *config = NULL;
-    int64_t update = -1;
 
     (void)state;
     check_folder(folder);
     assert_int_equal(train_checkpoint_newest(ctx, folder), -1);
     assert_int_equal(train_checkpoint_newest(ctx, check_join(folder, "nowhere")), -1);
-    train_checkpoint_find(&found, &update, &passed, ctx, folder, "latest");
+    train_checkpoint_find(&found, &passed, ctx, folder, "latest");
     check_ok(ctx, "find none");
-    assert_null(found);
+    assert_null(found.folder);
     write_ok(&m, folder, 120, 0);
     assert_int_equal(check_count(folder, ""), 1);
     assert_int_equal(train_checkpoint_newest(ctx, folder), 120);
 
     fill(&m, 3);
-    train_checkpoint_find(&found, &update, &passed, ctx, folder, "latest");
+    train_checkpoint_find(&found, &passed, ctx, folder, "latest");
     check_ok(ctx, "find");
-    assert_int_equal(update, 120);
+    assert_int_equal(found.update, 120);
     assert_null(passed);
-    assert_string_equal(found, of_update(folder, 120));
-    train_checkpoint_read(ctx, found, m.entries, N, &config);
+    assert_string_equal(found.folder, of_update(folder, 120));
+    train_checkpoint_take(ctx, &found, m.entries, N, &config);
     check_ok(ctx, "read");
     assert_true(holds(&m, 120));
     assert_int_equal(json_integer_value(json_object_get(config, "seed")), 7);
     json_decref(config);
-    ag_delete(found);
+    train_manifest_close(&found);
 
-    train_checkpoint_find(&found, &update, &passed, ctx, folder, "checkpoint-120");
+    train_checkpoint_find(&found, &passed, ctx, folder, "checkpoint-120");
     check_ok(ctx, "find by name");
-    ag_delete(found);
-    train_checkpoint_find(&found, &update, &passed, ctx, "/", of_update(folder, 120));
+    train_manifest_close(&found);
+    train_checkpoint_find(&found, &passed, ctx, "/", of_update(folder, 120));
     check_ok(ctx, "find by path");
-    ag_delete(found);
-    train_checkpoint_find(&found, &update, &passed, ctx, folder, "checkpoint-121");
+    train_manifest_close(&found);
+    train_checkpoint_find(&found, &passed, ctx, folder, "checkpoint-121");
     check_failed_with(ctx, AG_EIO, "checkpoint-121");
-    assert_null(found);
+    assert_null(found.folder);
 
     /* the same values give the same files */
     {
@@ -294,8 +294,8 @@ static void test_latest_walks_back(void **state)
 {
     ag_ctx *ctx = one_thread();
     model m = make_model(ctx, 2);
-    char folder[256], *found, *passed;
-    int64_t update;
+    char folder[256], *passed = NULL;
+    train_manifest found;
 
     (void)state;
     check_folder(folder);
@@ -306,26 +306,26 @@ static void test_latest_walks_back(void **state)
     assert_int_equal(mkdir(check_join(folder, "checkpoint-007"), 0777), 0); /* not our names */
     assert_int_equal(mkdir(check_join(folder, "checkpoint-x"), 0777), 0);
     assert_int_equal(train_checkpoint_newest(ctx, folder), 11);
-    train_checkpoint_find(&found, &update, &passed, ctx, folder, "latest");
+    train_checkpoint_find(&found, &passed, ctx, folder, "latest");
     check_ok(ctx, "find");
-    assert_int_equal(update, 9);
+    assert_int_equal(found.update, 9);
     assert_non_null(strstr(passed, "checkpoint-11/tensors-000.h5"));
     assert_non_null(strstr(passed, "checkpoint-10/manifest.json"));
     assert_null(strchr(passed, '\n'));
-    train_checkpoint_read(ctx, found, m.entries, N, NULL);
+    train_checkpoint_take(ctx, &found, m.entries, N, NULL);
     check_ok(ctx, "read");
     assert_true(holds(&m, 9));
-    ag_delete(found);
+    train_manifest_close(&found);
     ag_delete(passed);
 
     spoil(folder, 9);
     spoil(folder, 8);
-    train_checkpoint_find(&found, &update, &passed, ctx, folder, "latest");
+    train_checkpoint_find(&found, &passed, ctx, folder, "latest");
     check_ok(ctx, "find none");
-    assert_null(found);
+    assert_null(found.folder);
     assert_non_null(strstr(passed, "checkpoint-8/"));
     ag_delete(passed);
-    train_checkpoint_find(&found, &update, &passed, ctx, folder, "checkpoint-9");
+    train_checkpoint_find(&found, &passed, ctx, folder, "checkpoint-9");
     check_failed_with(ctx, AG_EDATA, "SHA-256");
     free_model(&m);
     check_remove(folder);
@@ -445,8 +445,9 @@ static void test_kill(void **state)
     (void)state;
     check_folder(folder);
     for (int k = 0; k < KILLS; k++) {
-        char *found, *passed;
-        int64_t update, newest;
+        train_manifest found;
+        char *passed;
+        int64_t newest;
         int status;
         pid_t child = fork();
 
@@ -458,22 +459,22 @@ static void test_kill(void **state)
         assert_true(WIFSIGNALED(status));
 
         newest = train_checkpoint_newest(ctx, folder);
-        train_checkpoint_find(&found, &update, &passed, ctx, folder, "latest");
+        train_checkpoint_find(&found, &passed, ctx, folder, "latest");
         check_ok(ctx, "find");
         if (passed)
             fail_msg("kill %d: not whole: %s", k, passed);
         n_leftover += check_count(folder, "");
         for (int64_t u = 1; u <= 5; u++)
             n_leftover -= check_exists(of_update(folder, u));
-        if (found) {
-            assert_int_equal(update, newest);
-            train_checkpoint_read(ctx, found, m.entries, N, NULL);
+        if (found.folder) {
+            assert_int_equal(found.update, newest);
+            train_checkpoint_take(ctx, &found, m.entries, N, NULL);
             check_ok(ctx, "read");
-            assert_true(holds(&m, update));
+            assert_true(holds(&m, found.update));
             n_found++;
         }
-        most = found ? fmax(0.8 * most, 2e7) : fmin(1.25 * most, 5e8);
-        ag_delete(found);
+        most = found.folder ? fmax(0.8 * most, 2e7) : fmin(1.25 * most, 5e8);
+        train_manifest_close(&found);
     }
     printf("%d kills: %d times a checkpoint, %d times leftovers\n", KILLS, n_found, n_leftover);
     assert_true(n_found > 0 && n_leftover > 0);
@@ -637,13 +638,13 @@ static void test_refused_memory(void **state)
         write_ok(&m, folder, 1, 0);
         check_remove(of_update(folder, 2));
         for (int64_t n = 0;; n++) {
-            char *found = NULL, *passed = NULL;
-            int64_t update;
+            train_manifest found = {0};
+            char *passed = NULL;
             ag_refuse_allocation(ctx, n, forever);
-            if (train_checkpoint_find(&found, &update, &passed, ctx, folder, "latest") == AG_OK)
-                train_checkpoint_read(ctx, found, m.entries, N, NULL);
+            if (train_checkpoint_find(&found, &passed, ctx, folder, "latest") == AG_OK)
+                train_checkpoint_take(ctx, &found, m.entries, N, NULL);
             ag_refuse_allocation(ctx, -1, false);
-            ag_delete(found);
+            train_manifest_close(&found);
             ag_delete(passed);
             if (ag_status_of(ctx) == AG_OK)
                 break;

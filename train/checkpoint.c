@@ -540,11 +540,23 @@ ag_status train_checkpoint_write(ag_ctx *ctx, const char *output_dir, int64_t up
 
 /* --- finding ---------------------------------------------------------------------------------- */
 
-ag_status train_checkpoint_check(int64_t *update, ag_ctx *ctx, const char *folder)
+/* A whole checkpoint's manifest. */
+static ag_status open_checked(train_manifest *out, ag_ctx *ctx, const char *folder)
 {
     train_manifest m = {0};
 
     if (train_manifest_open(&m, ctx, folder) == AG_OK && train_manifest_check(ctx, &m) == AG_OK)
+        *out = m;
+    else
+        train_manifest_close(&m);
+    return ag_status_of(ctx);
+}
+
+ag_status train_checkpoint_check(int64_t *update, ag_ctx *ctx, const char *folder)
+{
+    train_manifest m = {0};
+
+    if (open_checked(&m, ctx, folder) == AG_OK)
         *update = m.update;
     train_manifest_close(&m);
     return ag_status_of(ctx);
@@ -561,8 +573,7 @@ static ag_status add_text(ag_ctx *ctx, char **list, const char *text)
     return ag_status_of(ctx);
 }
 
-static ag_status find_latest(char **folder, int64_t *update, char **passed_over, ag_ctx *ctx,
-                             const char *output_dir)
+static ag_status find_latest(train_manifest *found, char **passed_over, ag_ctx *ctx, const char *output_dir)
 {
     int64_t *list, n;
 
@@ -570,11 +581,11 @@ static ag_status find_latest(char **folder, int64_t *update, char **passed_over,
         return ag_status_of(ctx);
     for (int64_t i = n - 1; i >= 0 && ag_status_of(ctx) == AG_OK; i--) {
         char *path = folder_of(ctx, output_dir, list[i]);
-        if (path && train_checkpoint_check(update, ctx, path) == AG_OK) {
-            *folder = path;
-            break;
-        }
+        if (path)
+            open_checked(found, ctx, path);
         ag_delete(path);
+        if (found->folder)
+            break;
         if (ag_status_of(ctx) != AG_ENOMEM) {
             char why[1024];
             snprintf(why, sizeof why, "%s", ag_message(ctx));
@@ -586,24 +597,23 @@ static ag_status find_latest(char **folder, int64_t *update, char **passed_over,
     return ag_status_of(ctx);
 }
 
-ag_status train_checkpoint_find(char **folder, int64_t *update, char **passed_over, ag_ctx *ctx,
-                                const char *output_dir, const char *which)
+ag_status train_checkpoint_find(train_manifest *found, char **passed_over, ag_ctx *ctx, const char *output_dir,
+                                const char *which)
 {
     char *path;
 
-    *folder = NULL;
+    *found = (train_manifest){0};
     *passed_over = NULL;
     if (strcmp(which, "latest") == 0)
-        return find_latest(folder, update, passed_over, ctx, output_dir);
+        return find_latest(found, passed_over, ctx, output_dir);
     path = ag_printf(ctx, "%s/%s", output_dir, which);
     if (path && !data_is_folder(path)) {
         ag_delete(path);
         path = ag_strdup(ctx, which);
     }
-    if (path && train_checkpoint_check(update, ctx, path) == AG_OK)
-        *folder = path;
-    else
-        ag_delete(path);
+    if (path)
+        open_checked(found, ctx, path);
+    ag_delete(path);
     return ag_status_of(ctx);
 }
 
@@ -721,24 +731,30 @@ static void note_machine(ag_ctx *ctx, const train_manifest *m)
     json_decref(here);
 }
 
+ag_status train_checkpoint_take(ag_ctx *ctx, const train_manifest *m, const train_entry *entries, int64_t n,
+                                json_t **config)
+{
+    ag_tensor **to = ag_new(ctx, (size_t)m->n_tensors + 1, sizeof *to, m->folder);
+
+    if (to && match(ctx, to, m, entries, n) == AG_OK)
+        for (int64_t f = 0; f < m->n_files && ag_status_of(ctx) == AG_OK; f++)
+            read_file(ctx, m, to, f);
+    if (ag_status_of(ctx) == AG_OK) {
+        note_machine(ctx, m);
+        if (config)
+            *config = json_incref(json_object_get(m->root, "configuration"));
+    }
+    ag_delete(to);
+    return ag_status_of(ctx);
+}
+
 ag_status train_checkpoint_read(ag_ctx *ctx, const char *folder, const train_entry *entries,
                                 int64_t n, json_t **config)
 {
     train_manifest m = {0};
-    ag_tensor **to = NULL;
 
-    if (train_manifest_open(&m, ctx, folder) == AG_OK && train_manifest_check(ctx, &m) == AG_OK) {
-        to = ag_new(ctx, (size_t)m.n_tensors + 1, sizeof *to, folder);
-        if (to && match(ctx, to, &m, entries, n) == AG_OK)
-            for (int64_t f = 0; f < m.n_files && ag_status_of(ctx) == AG_OK; f++)
-                read_file(ctx, &m, to, f);
-    }
-    if (ag_status_of(ctx) == AG_OK) {
-        note_machine(ctx, &m);
-        if (config)
-            *config = json_incref(json_object_get(m.root, "configuration"));
-    }
-    ag_delete(to);
+    if (open_checked(&m, ctx, folder) == AG_OK)
+        train_checkpoint_take(ctx, &m, entries, n, config);
     train_manifest_close(&m);
     return ag_status_of(ctx);
 }

@@ -15,6 +15,7 @@
 #include <jansson.h>
 
 #include "autograd/tensor.h"
+#include "train/checkpoint_manifest.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -35,13 +36,17 @@ ag_status train_checkpoint_write(ag_ctx *ctx, const char *output_dir, int64_t up
 
 /* Find what to resume from. which: "latest" is the newest whole checkpoint in output_dir (newer damaged
  * ones are passed over and named in *passed_over, for a notice); a path, or a name inside
- * output_dir, is that one, and must be whole. *folder is NULL when "latest" finds none.
- * The caller frees *folder and *passed_over (ag_delete). */
-ag_status train_checkpoint_find(char **folder, int64_t *update, char **passed_over, ag_ctx *ctx,
-                                const char *output_dir, const char *which);
+ * output_dir, is that one, and must be whole. found->folder is NULL when "latest" finds none.
+ * The caller ends *found (train_manifest_close) and *passed_over (ag_delete). */
+ag_status train_checkpoint_find(train_manifest *found, char **passed_over, ag_ctx *ctx, const char *output_dir,
+                                const char *which);
 
-/* Read every entry's values back. Strict: a tensor missing, extra or misshapen is an error that names
- * it. *config (may be NULL) is the configuration in the manifest, a new reference. */
+/* Read every entry's values back out of a checkpoint that was found, which checked its files. Strict: a tensor
+ * missing, extra or misshapen is an error that names it. *config (may be NULL) is the configuration in the
+ * manifest, a new reference. */
+ag_status train_checkpoint_take(ag_ctx *ctx, const train_manifest *found, const train_entry *entries, int64_t n,
+                                json_t **config);
+/* Check a folder and take it. */
 ag_status train_checkpoint_read(ag_ctx *ctx, const char *folder, const train_entry *entries, int64_t n,
                                 json_t **config);
 

@@ -178,29 +178,29 @@ int64_t train_resumed_seed(ag_ctx *ctx, const train_options *o)
 static ag_status resume(run *r)
 {
     ag_ctx *ctx = r->ctx;
-    char *folder = NULL, *passed_over = NULL;
+    train_manifest found = {0};
+    char *passed_over = NULL;
     const char *key;
     json_t *config = NULL;
-    int64_t update = 0;
 
     if (!r->options->resume_from_checkpoint)
         return r->options->overwrite_output_dir ? train_checkpoint_clear(ctx, r->options->output_dir) : AG_OK;
-    if (train_checkpoint_find(&folder, &update, &passed_over, ctx, r->options->output_dir,
+    if (train_checkpoint_find(&found, &passed_over, ctx, r->options->output_dir,
                               r->options->resume_from_checkpoint) == AG_OK) {
         if (passed_over)
             train_note(NULL, "not whole, passed over: %s", passed_over);
-        if (!folder)
+        if (!found.folder)
             train_note(NULL, "no checkpoint in %s: starting at update 0", r->options->output_dir);
-        else if (train_checkpoint_read(ctx, folder, r->entries, r->n_entries, &config) == AG_OK) {
-            r->state->update = update;
-            train_note(NULL, "resumed from %s at update %lld", folder, (long long)update);
+        else if (train_checkpoint_take(ctx, &found, r->entries, r->n_entries, &config) == AG_OK) {
+            r->state->update = found.update;
+            train_note(NULL, "resumed from %s at update %lld", found.folder, (long long)found.update);
             key = train_checkpoint_difference(r->config, config);
             if (key)
                 train_note(NULL, "its run had another %s: what follows is not what that run would have done", key);
         }
     }
     json_decref(config);
-    ag_delete(folder);
+    train_manifest_close(&found);
     ag_delete(passed_over);
     return ag_status_of(ctx);
 }
