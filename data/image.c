@@ -243,24 +243,32 @@ ag_status data_image_probe(data_image_format *format, int64_t *w, int64_t *h, ag
     return status;
 }
 
-ag_status data_image_size(int64_t *w, int64_t *h, ag_ctx *ctx, const char *path, unsigned flags)
+/* How a file's picture is to be turned: its whole bytes tell. */
+static ag_status read_turn(int *turn, ag_ctx *ctx, const char *path)
 {
-    data_image_format format;
-    int64_t width = 0, height = 0;
     char *bytes = NULL;
     size_t n = 0;
-    int turn = 1;
-    ag_status status = data_file_read(&bytes, &n, ctx, path, (size_t)DATA_IMAGE_MAX_BYTES);
 
-    if (status == AG_OK) {
+    if (data_file_read(&bytes, &n, ctx, path, (size_t)DATA_IMAGE_MAX_BYTES) == AG_OK) {
         const image_source src = {.bytes = (uint8_t *)bytes, .n = n, .name = path};
-        status = image_size_of(&format, &width, &height, ctx, &src);
-        if (status == AG_OK && !(flags & DATA_IGNORE_EXIF) && image_find_reader(&src)->orientation)
-            turn = image_find_reader(&src)->orientation(ctx, &src);
-        status = ag_status_of(ctx);
+        const image_reader *reader = image_find_reader(&src);
+
+        if (reader && reader->orientation)
+            *turn = reader->orientation(ctx, &src);
     }
     ag_delete(bytes);
+    return ag_status_of(ctx);
+}
+
+ag_status data_image_size(int64_t *w, int64_t *h, ag_ctx *ctx, const char *path, unsigned flags)
+{
+    int64_t width = 0, height = 0;
+    int turn = 1;
+
+    if (data_image_probe(NULL, &width, &height, ctx, path) != AG_OK ||
+        (width != height && !(flags & DATA_IGNORE_EXIF) && read_turn(&turn, ctx, path) != AG_OK))
+        return ag_status_of(ctx);
     *w = turn < 5 ? width : height;
     *h = turn < 5 ? height : width;
-    return status;
+    return AG_OK;
 }

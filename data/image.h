@@ -69,7 +69,7 @@ ag_status data_image_probe(data_image_format *format, int64_t *w, int64_t *h, ag
                            const char *path);
 
 /* The size that data_image_read() would give with these flags, without decoding pixels: as stored,
- * or turned upright. Reads the whole file. */
+ * or turned upright. Reads the whole file where a turn would change the size. */
 ag_status data_image_size(int64_t *w, int64_t *h, ag_ctx *ctx, const char *path, unsigned flags);
 
 const char *data_image_format_name(data_image_format format); /* "PNG", ... */

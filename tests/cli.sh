@@ -54,6 +54,16 @@ refused 3 '/dev/null' $train --output_dir /dev/null/no/such
 refused 3 '/dev/null/x.png' sample --model tiny --prompt x --num_inference_steps 1 --output /dev/null/x.png
 refused 2 'own folder' $train --output_dir tiny
 
+# --- what the data can be told ---
+refused 3 'no caption' $train --caption_extension txt
+refused 3 'nomasks' $train --mask_dir nomasks
+refused 2 'colour jitter "1,x"' $train --color_jitter 1,x
+refused 2 'steps of 65' $train --aspect_ratio_buckets --bucket_step 65
+refused 2 'caption_dropout' $train --caption_dropout 1.5
+mkdir -p names && cp faces/images/00000.png names/old.png && cp faces/images/00000.png names/young.png
+refused 3 '2 of 2 pictures have no age .* old.png (none), young.png (none)' $train --instance_data_dir names \
+    --instance_age_path names
+
 # --- files cut short or filled with something else ---
 cp -r faces cut && head -c 1000 faces/images/00001.png >cut/images/00001.png
 refused 3 '00001.png' $train --instance_data_dir cut/images
