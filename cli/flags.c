@@ -13,6 +13,8 @@ enum { MAX_FLAGS = 256, MAX_WORD = 64 };
 /* What was typed for one flag. */
 typedef struct given {
     const cli_flag *flag;
+    const char *fallback;
+    bool required;
     void *field;
     const char *origin; /* "--name" or "FILE:LINE: name", for messages; NULL: not given */
     cli_texts words;
@@ -96,6 +98,15 @@ static ag_status unknown(ag_ctx *ctx, memory *m, const char *where, const char *
     if (near)
         return ag_fail(ctx, AG_EINVAL, "%s%s: unknown; did you mean %s?", where, name, near);
     return ag_fail(ctx, AG_EINVAL, "%s%s: unknown; --help lists what there is", where, name);
+}
+
+/* The default of a flag in this command, NULL when its table's holds. */
+static const cli_default *default_of(const cli_syntax *syntax, const cli_flag *flag)
+{
+    for (const cli_default *d = syntax->defaults; d && d->name; d++)
+        if (strcmp(d->name, flag->name) == 0)
+            return d;
+    return NULL;
 }
 
 /* --- collecting words ---------------------------------------------------------------------------- */
@@ -306,20 +317,20 @@ static ag_status store_fallback(ag_ctx *ctx, memory *m, given *g)
     const bool is_number = g->flag->kind != CLI_TEXT && g->flag->kind != CLI_TEXTS && g->flag->kind != CLI_INTS;
     char *copy;
 
-    if (g->flag->unset) {
+    if (!g->fallback && g->flag->unset) {
         *(double *)g->field = NAN;
         return AG_OK;
     }
-    if (!g->flag->fallback)
+    if (!g->fallback)
         return is_number && g->flag->kind != CLI_SWITCH
                    ? ag_fail(ctx, AG_EINVAL, "--%s has no default in its table", g->flag->name)
                    : AG_OK;
     if (!takes_many(g->flag)) {
-        if (add_word(ctx, &g->words, g->flag->fallback) != AG_OK)
+        if (add_word(ctx, &g->words, g->fallback) != AG_OK)
             return ag_status_of(ctx);
     } else {
         char *rest = NULL;
-        copy = own(ctx, m, ag_strdup(ctx, g->flag->fallback));
+        copy = own(ctx, m, ag_strdup(ctx, g->fallback));
         for (char *word = copy ? strtok_r(copy, " ", &rest) : NULL; word; word = strtok_r(NULL, " ", &rest))
             if (add_word(ctx, &g->words, word) != AG_OK)
                 return ag_status_of(ctx);
@@ -334,7 +345,7 @@ static ag_status fill(ag_ctx *ctx, memory *m, bool nothing_required)
         const ag_status status = g->origin ? store(ctx, m, g, g->origin, &g->words) : store_fallback(ctx, m, g);
         if (status != AG_OK)
             return status;
-        if (g->flag->required && !g->origin && !nothing_required)
+        if (g->required && !g->origin && !nothing_required)
             return ag_fail(ctx, AG_EINVAL, "--%s %s is required: %s", g->flag->name,
                            g->flag->value ? g->flag->value : "", g->flag->help);
     }
@@ -345,6 +356,14 @@ static ag_status fill(ag_ctx *ctx, memory *m, bool nothing_required)
 
 static const cli_flag CONFIG_FLAG = {.name = "config", .kind = CLI_TEXT, .value = "FILE",
                                      .help = "a YAML file with flag names as keys; flags given here win"};
+
+static void add_flag(memory *m, const cli_flag *flag, const cli_default *instead, void *field)
+{
+    m->entries[m->n++] = (given){.flag = flag,
+                                 .fallback = instead ? instead->fallback : flag->fallback,
+                                 .required = flag->required && !instead,
+                                 .field = field};
+}
 
 ag_status cli_parse(cli_parsed *parsed, void *options, ag_ctx *ctx, const cli_syntax *syntax, int argc,
                     char *const *argv)
@@ -358,10 +377,9 @@ ag_status cli_parse(cli_parsed *parsed, void *options, ag_ctx *ctx, const cli_sy
         for (const cli_flag *flag = group->flags; flag->name; flag++) {
             if (m->n == MAX_FLAGS - 1)
                 return ag_fail(ctx, AG_EINVAL, "%s has more than %d flags", syntax->command, MAX_FLAGS - 1);
-            m->entries[m->n++] =
-                (given){.flag = flag, .field = (char *)options + group->offset + flag->offset};
+            add_flag(m, flag, default_of(syntax, flag), (char *)options + group->offset + flag->offset);
         }
-    m->entries[m->n++] = (given){.flag = &CONFIG_FLAG, .field = &m->path};
+    add_flag(m, &CONFIG_FLAG, NULL, &m->path);
     if (read_arguments(parsed, ctx, m, syntax, argc, argv) != AG_OK || parsed->help)
         return ag_status_of(ctx);
     if (m->entries[m->n - 1].words.n && read_config(ctx, m, m->entries[m->n - 1].words.items[0]) != AG_OK)
@@ -413,8 +431,10 @@ static void print_wrapped(const char *text, int column, int width)
 
 enum { HELP_COLUMN = 36, HELP_WIDTH = 110 };
 
-static void print_flag(const cli_flag *flag, bool nothing_required)
+static void print_flag(const cli_flag *flag, const cli_default *instead, bool nothing_required)
 {
+    const char *fallback = instead ? instead->fallback : flag->fallback;
+    const char *about = instead && instead->help ? instead->help : flag->help;
     char left[256], help[1024];
     size_t at = (size_t)snprintf(left, sizeof left, "  --%s", flag->name);
 
@@ -425,12 +445,12 @@ static void print_flag(const cli_flag *flag, bool nothing_required)
     } else if (flag->kind != CLI_SWITCH) {
         snprintf(left + at, sizeof left - at, " %s%s", flag->value ? flag->value : "N", takes_many(flag) ? " ..." : "");
     }
-    if (flag->fallback && flag->fallback[0] && flag->kind != CLI_SWITCH)
-        snprintf(help, sizeof help, "%s (%s)", flag->help, flag->fallback);
+    if (fallback && fallback[0] && flag->kind != CLI_SWITCH)
+        snprintf(help, sizeof help, "%s (%s)", about, fallback);
     else if (flag->unset)
-        snprintf(help, sizeof help, "%s (%s)", flag->help, flag->unset);
+        snprintf(help, sizeof help, "%s (%s)", about, flag->unset);
     else
-        snprintf(help, sizeof help, "%s%s", flag->help,
+        snprintf(help, sizeof help, "%s%s", about,
                  flag->required && !nothing_required ? " (required)" : "");
     if (strlen(left) >= HELP_COLUMN)
         printf("%s\n%*s", left, HELP_COLUMN, "");
@@ -447,10 +467,10 @@ void cli_print_help(const cli_syntax *syntax)
         if (group->flags->name)
             printf("\n%s\n", group->title);
         for (const cli_flag *flag = group->flags; flag->name; flag++)
-            print_flag(flag, syntax->nothing_required);
+            print_flag(flag, default_of(syntax, flag), syntax->nothing_required);
     }
     printf("\n");
-    print_flag(&CONFIG_FLAG, false);
+    print_flag(&CONFIG_FLAG, NULL, false);
 }
 
 static json_t *value_of(const cli_flag *flag, const void *field)

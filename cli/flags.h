@@ -60,11 +60,19 @@ typedef struct cli_group {
     size_t offset;         /* of the group's struct in the command's options */
 } cli_group;
 
+/* A default that a command has instead of a shared table's, and with it perhaps another help. A flag that gets one
+ * is not required. */
+typedef struct cli_default {
+    const char *name, *fallback;
+    const char *help; /* NULL: the table's */
+} cli_default;
+
 typedef struct cli_syntax {
     const char *command;     /* "specialize" */
     const char *usage;       /* "--pretrained_model_name_or_path MODEL ..." */
     const char *summary;     /* what it does, a few lines */
     const cli_group *groups; /* ends with a NULL title */
+    const cli_default *defaults; /* ends with a NULL name; NULL: the tables' */
     int n_positional_max;
     bool nothing_required; /* take required flags as optional: the groups are another command's */
 } cli_syntax;

@@ -2,17 +2,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli/command.h"
-#include "cli/train_flags.h"
+#include "cli/train.h"
 #include "data/file.h"
 #include "data/json.h"
-#include "train/forecast.h"
-#include "train/specialize.h"
 
 typedef struct options {
-    train_options train;
-    cli_unused unused;
-    cli_device device;
+    cli_train_options command; /* of the command that is foreseen, first: its groups fill it */
+    const cli_trainer *trainer;
     int64_t pictures;
     double measure;
     bool json;
@@ -30,30 +26,9 @@ static const cli_flag PLAN_FLAGS[] = {
     {0},
 };
 
-static const cli_group GROUPS[] = {
-    {"the forecast", PLAN_FLAGS, 0},
-    {"the model", cli_model_flags, offsetof(options, train)},
-    {"the data", cli_data_flags, offsetof(options, train)},
-    {"its pictures and captions", cli_picture_flags, offsetof(options, train)},
-    {"the run", cli_run_flags, offsetof(options, train)},
-    {"what is learned", cli_objective_flags, offsetof(options, train)},
-    {"the optimizer", cli_optimizer_flags, offsetof(options, train)},
-    {"the machine", cli_device_flags, offsetof(options, device)},
-    {"taken for the sake of published commands, without effect", cli_unused_flags,
-     offsetof(options, unused)},
-    {0},
-};
-
-static const cli_syntax SYNTAX = {
-    .command = "plan",
-    .usage = "specialize [the flags of specialize]",
-    .summary = "Say what a training command would take, without running it: its memory, stage by "
-               "stage, and its time, after measuring its own operations on this machine. The "
-               "pictures need not be there yet; the model's configuration must.",
-    .groups = GROUPS,
-    .n_positional_max = 1,
-    .nothing_required = true,
-};
+/* The commands that can be foreseen. */
+static const cli_trainer *const TRAINERS[] = {&cli_specializer, &cli_personalizer};
+enum { N_TRAINERS = sizeof TRAINERS / sizeof *TRAINERS, MAX_GROUPS = 24 };
 
 static const double GIB = 1073741824.0;
 
@@ -133,8 +108,8 @@ static ag_status print_fit(ag_ctx *ctx, const options *o, const train_forecast *
         printf("fits\n");
         return AG_OK;
     }
-    if (train_forecast_advise(advice, sizeof advice, &peak, ctx, &o->train, o->pictures, room,
-                              train_specialize_forecast) != AG_OK)
+    if (train_forecast_advise(advice, sizeof advice, &peak, ctx, &o->command.train, o->pictures, room,
+                              o->trainer->foresee) != AG_OK)
         return ag_status_of(ctx);
     if (peak)
         printf("does not fit; %s takes %.2f GiB\n", advice, (double)peak / GIB);
@@ -166,8 +141,8 @@ static ag_status print_json(ag_ctx *ctx, const options *o, const train_forecast 
         json_object_set_new(seconds, "run", json_real(train_forecast_total(f)));
     }
     if (f->peak > room &&
-        train_forecast_advise(advice, sizeof advice, &peak, ctx, &o->train, o->pictures, room,
-                              train_specialize_forecast) != AG_OK)
+        train_forecast_advise(advice, sizeof advice, &peak, ctx, &o->command.train, o->pictures, room,
+                              o->trainer->foresee) != AG_OK)
         goto out;
     json_object_set_new(root, "pictures", json_integer(f->n_pictures));
     json_object_set_new(root, "pictures_found", json_boolean(f->has_pictures));
@@ -202,27 +177,42 @@ out:
 
 /* --- the command ------------------------------------------------------------------------------ */
 
+static const cli_trainer *trainer_named(const char *word)
+{
+    for (int i = 0; i < N_TRAINERS; i++)
+        if (strcmp(TRAINERS[i]->syntax->command, word) == 0)
+            return TRAINERS[i];
+    return NULL;
+}
+
+static const char WANTED[] = "wanted specialize or personalize and its flags";
+
 static ag_status check(ag_ctx *ctx, options *o, const cli_parsed *parsed)
 {
+    train_options *t = &o->command.train;
     const char *command = parsed->positional.n ? parsed->positional.items[0] : NULL;
 
     if (!command)
-        return ag_fail(ctx, AG_EINVAL, "plan: which command? wanted specialize and its flags");
-    if (strcmp(command, "specialize") != 0)
-        return ag_fail(ctx, AG_EINVAL, "plan: %s: wanted specialize and its flags", command);
-    if (!o->train.pretrained_model_name_or_path)
+        return ag_fail(ctx, AG_EINVAL, "plan: which command? %s", WANTED);
+    o->trainer = trainer_named(command);
+    if (!o->trainer)
+        return ag_fail(ctx, AG_EINVAL, "plan: %s: %s", command, WANTED);
+    if (!t->pretrained_model_name_or_path)
         return ag_fail(ctx, AG_EINVAL,
                        "--pretrained_model_name_or_path MODEL is required: its configuration says "
                        "what to foresee");
-    if (o->train.instance_data_dir && data_is_folder(o->train.instance_data_dir) &&
-        !o->train.instance_age_path)
-        return ag_fail(ctx, AG_EINVAL, "--instance_age_path FILE is required: %s is there",
-                       o->train.instance_data_dir);
-    if (o->train.seed < 0)
-        o->train.seed = 0; /* no draw matters here */
-    if (!o->train.output_dir)
-        o->train.output_dir = ".";
-    return cli_check_optimizer(ctx, &o->train, parsed);
+    if (o->trainer == &cli_specializer && t->instance_data_dir && data_is_folder(t->instance_data_dir) &&
+        !t->instance_age_path)
+        return ag_fail(ctx, AG_EINVAL, "--instance_age_path FILE is required: %s is there", t->instance_data_dir);
+    if (t->seed < 0)
+        t->seed = 0; /* no draw matters here */
+    if (!t->output_dir)
+        t->output_dir = ".";
+    if (!t->instance_prompt)
+        t->instance_prompt = "photo of sks person";
+    if (o->trainer->settle)
+        o->trainer->settle(t, parsed);
+    return cli_check_optimizer(ctx, t, parsed);
 }
 
 static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
@@ -234,7 +224,7 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     if (check(ctx, o, parsed) != AG_OK ||
         (o->measure > 0.0 && train_work_new(&work, ctx) != AG_OK))
         return ag_status_of(ctx);
-    if (train_specialize_forecast(&f, ctx, &o->train, o->pictures, work) == AG_OK &&
+    if (o->trainer->foresee(&f, ctx, &o->command.train, o->pictures, work) == AG_OK &&
         (!work || train_forecast_measure(&f, work, ctx, o->measure) == AG_OK)) {
         ag_trim(ctx);
         if (o->json) {
@@ -255,7 +245,27 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     return ag_status_of(ctx);
 }
 
+/* The flags are those of the command that is named. */
 int cli_plan(int argc, char *const *argv)
 {
-    return cli_run(&SYNTAX, sizeof(options), offsetof(options, device), argc, argv, body);
+    cli_group groups[MAX_GROUPS] = {{"the forecast", PLAN_FLAGS, 0}};
+    cli_syntax syntax = {
+        .command = "plan",
+        .usage = "specialize|personalize [the command's flags]",
+        .summary = "Say what a training command would take, without running it: its memory, stage by "
+                   "stage, and its time, after measuring its own operations on this machine. The "
+                   "pictures need not be there yet; the model's configuration must.",
+        .groups = groups,
+        .n_positional_max = 1,
+        .nothing_required = true,
+    };
+    const cli_trainer *trainer = NULL;
+
+    for (int i = 0; i < argc && !trainer; i++)
+        trainer = trainer_named(argv[i]);
+    trainer = trainer ? trainer : TRAINERS[0];
+    for (int k = 0; k < MAX_GROUPS - 2 && trainer->syntax->groups[k].title; k++)
+        groups[k + 1] = trainer->syntax->groups[k];
+    syntax.defaults = trainer->syntax->defaults;
+    return cli_run(&syntax, sizeof(options), offsetof(options, command.device), argc, argv, body);
 }

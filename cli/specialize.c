@@ -1,23 +1,20 @@
 /* specialize.c - agewright specialize: FADING's fine-tuning. */
-#include "cli/command.h"
-#include "cli/train_flags.h"
+#include "cli/train.h"
 #include "train/specialize.h"
 
-typedef struct options {
-    train_options train;
-    cli_unused unused;
-    cli_device device;
-} options;
+#define AT(field) offsetof(cli_train_options, field)
 
 static const cli_group GROUPS[] = {
-    {"the model", cli_model_flags, offsetof(options, train)},
-    {"the data", cli_data_flags, offsetof(options, train)},
-    {"its pictures and captions", cli_picture_flags, offsetof(options, train)},
-    {"the run", cli_run_flags, offsetof(options, train)},
-    {"what is learned", cli_objective_flags, offsetof(options, train)},
-    {"the optimizer", cli_optimizer_flags, offsetof(options, train)},
-    {"the machine", cli_device_flags, offsetof(options, device)},
-    {"taken for the sake of published commands, without effect", cli_unused_flags, offsetof(options, unused)},
+    {"the model", cli_model_flags, AT(train)},
+    {"its parts", cli_model_detail_flags, AT(train)},
+    {"the data", cli_data_flags, AT(train)},
+    {"its pictures", cli_image_flags, AT(train)},
+    {"shapes, captions, masks", cli_picture_flags, AT(train)},
+    {"the run", cli_run_flags, AT(train)},
+    {"what is learned", cli_objective_flags, AT(train)},
+    {"the optimizer", cli_optimizer_flags, AT(train)},
+    {"the machine", cli_device_flags, AT(device)},
+    {CLI_UNUSED_TITLE, cli_unused_flags, AT(unused)},
     {0},
 };
 
@@ -29,23 +26,15 @@ static const cli_syntax SYNTAX = {
     .groups = GROUPS,
 };
 
-static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
-{
-    options *o = memory;
-    json_t *config;
+const cli_trainer cli_specializer = {
+    .syntax = &SYNTAX, .unused = cli_unused_flags, .train = train_specialize, .foresee = train_specialize_forecast};
 
-    if (cli_check_train(ctx, &o->train, parsed) != AG_OK)
-        return ag_status_of(ctx);
-    config = cli_effective(&SYNTAX, o);
-    if (!config)
-        return ag_fail(ctx, AG_ENOMEM, "no memory for the configuration");
-    json_object_del(config, "hub_token"); /* a secret: the configuration goes where the model goes */
-    train_specialize(ctx, &o->train, config);
-    json_decref(config);
-    return ag_status_of(ctx);
+static ag_status body(ag_ctx *ctx, void *options, const cli_parsed *parsed)
+{
+    return cli_train_body(ctx, options, parsed, &cli_specializer);
 }
 
 int cli_specialize(int argc, char *const *argv)
 {
-    return cli_run(&SYNTAX, sizeof(options), offsetof(options, device), argc, argv, body);
+    return cli_train_run(&cli_specializer, argc, argv, body);
 }

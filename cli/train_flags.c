@@ -21,6 +21,10 @@ const cli_flag cli_model_flags[] = {
     {.name = "pretrained_model_name_or_path", .kind = CLI_TEXT, .offset = AT(pretrained_model_name_or_path),
      .value = "MODEL", .fallback = "runwayml/stable-diffusion-v1-5",
      .help = "a diffusers folder, a single-file checkpoint, or a hub id that lies in the local cache"},
+    {0},
+};
+
+const cli_flag cli_model_detail_flags[] = {
     {.name = "revision", .kind = CLI_TEXT, .offset = AT(revision), .value = "REV",
      .help = "branch, tag or commit of a hub id"},
     {.name = "variant", .kind = CLI_TEXT, .offset = AT(variant), .value = "NAME",
@@ -44,6 +48,12 @@ const cli_flag cli_data_flags[] = {
      .help = "the age goes where it says \"{age}\" (\"a {age} year old man\"), else after its words \"a\""},
     {.name = "finetune_mode", .kind = CLI_CHOICE, .offset = AT(finetune_mode), .choices = MODES,
      .fallback = "finetune_double_prompt", .help = "with and without the age, or twice with it"},
+    {.name = "same_timestep", .kind = CLI_SWITCH, .offset = AT(same_timestep),
+     .help = "one timestep for both rows of a picture; the original draws two"},
+    {0},
+};
+
+const cli_flag cli_image_flags[] = {
     {.name = "resolution", .kind = CLI_INT, .offset = AT(resolution), .value = "PX", .fallback = "512", .low = 8,
      .high = 8192, .help = "side of the square each picture is resized and cropped to"},
     {.name = "center_crop", .kind = CLI_SWITCH, .offset = AT(center_crop),
@@ -129,6 +139,8 @@ const cli_flag cli_run_flags[] = {
 const cli_flag cli_objective_flags[] = {
     {.name = "train_text_encoder", .kind = CLI_SWITCH, .offset = AT(train_text_encoder),
      .help = "train the text encoder too"},
+    {.name = "text_encoder_lr", .kind = CLI_REAL, .offset = AT(text_encoder_lr), .value = "LR", .fallback = "0", .low = 0,
+     .high = 1e6, .help = "its own base rate, with the schedule of the other; 0: --learning_rate"},
     {.name = "prediction_type", .kind = CLI_CHOICE, .offset = AT(prediction_type), .choices = PREDICTIONS,
      .fallback = "model", .help = "what the U-Net predicts, when the model's scheduler file is wrong"},
     {.name = "snr_gamma", .kind = CLI_REAL, .offset = AT(snr_gamma), .value = "G", .fallback = "0", .low = 0,
@@ -139,8 +151,6 @@ const cli_flag cli_objective_flags[] = {
      .help = "squared error, or pseudo-Huber"},
     {.name = "huber_c", .kind = CLI_REAL, .offset = AT(huber_c), .value = "C", .fallback = "0.1", .low = 1e-6,
      .high = 1e6, .help = "where the Huber losses turn from square to linear"},
-    {.name = "same_timestep", .kind = CLI_SWITCH, .offset = AT(same_timestep),
-     .help = "one timestep for both rows of a picture; the original draws two"},
     {.name = "ema_decay", .kind = CLI_REAL, .offset = AT(ema_decay), .value = "D", .fallback = "0", .low = 0,
      .high = 1, .help = "keep a moving average of the weights and save it (0.9999 is usual); 0: none"},
     {0},
@@ -151,11 +161,15 @@ const cli_flag cli_prior_flags[] = {
      .help = "learn from pictures of other people beside, so that not every face becomes this one"},
     {.name = "prior_loss_weight", .kind = CLI_REAL, .offset = AT(prior_loss_weight), .value = "W", .fallback = "1.0",
      .low = 0, .high = 1e6, .help = "of the other people's half of the loss"},
+    {.name = "prior_target", .kind = CLI_CHOICE, .offset = AT(prior_target), .choices = PRIOR_TARGETS,
+     .fallback = "noise", .help = "what the other people's half should predict: the noise, or what the frozen model does"},
+    {0},
+};
+
+const cli_flag cli_contrast_flags[] = {
     {.name = "contrast_weight", .kind = CLI_REAL, .offset = AT(contrast_weight), .value = "W", .fallback = "0.1",
      .low = 0, .high = 1e6,
      .help = "of SelfAge's contrastive term, in each half; only with prior preservation, and nothing at batch size 1"},
-    {.name = "prior_target", .kind = CLI_CHOICE, .offset = AT(prior_target), .choices = PRIOR_TARGETS,
-     .fallback = "noise", .help = "what the other people's half should predict: the noise, or what the frozen model does"},
     {0},
 };
 
@@ -235,21 +249,16 @@ const cli_flag cli_optimizer_flags[] = {
     {0},
 };
 
-#define UNUSED_TEXT(i, flag, why) \
-    {.name = flag, .kind = CLI_TEXT, .offset = offsetof(cli_unused, texts[i]), .value = "X", .help = why}
-#define UNUSED_SWITCH(i, flag, why) \
-    {.name = flag, .kind = CLI_SWITCH, .offset = offsetof(cli_unused, switches[i]), .help = why}
-
 const cli_flag cli_unused_flags[] = {
-    UNUSED_TEXT(0, "sample_batch_size", "this recipe samples nothing"),
-    UNUSED_TEXT(1, "prior_generation_precision", "this recipe samples nothing"),
-    UNUSED_TEXT(2, "local_rank", "ranks come from the launcher"),
-    UNUSED_TEXT(3, "dataloader_num_workers", "pictures are encoded once, by all threads"),
-    UNUSED_TEXT(4, "hub_token", "nothing is uploaded"),
-    UNUSED_TEXT(5, "hub_model_id", "nothing is uploaded"),
-    UNUSED_SWITCH(0, "allow_tf32", "a GPU's matter"),
-    UNUSED_SWITCH(1, "enable_xformers_memory_efficient_attention", "attention never materialises its scores here"),
-    UNUSED_SWITCH(2, "push_to_hub", "nothing is uploaded"),
+    CLI_UNUSED_TEXT(0, "sample_batch_size", "this recipe samples nothing"),
+    CLI_UNUSED_TEXT(1, "prior_generation_precision", "this recipe samples nothing"),
+    CLI_UNUSED_TEXT(2, "local_rank", "ranks come from the launcher"),
+    CLI_UNUSED_TEXT(3, "dataloader_num_workers", "pictures are encoded once, by all threads"),
+    CLI_UNUSED_TEXT(4, "hub_token", "nothing is uploaded"),
+    CLI_UNUSED_TEXT(5, "hub_model_id", "nothing is uploaded"),
+    CLI_UNUSED_SWITCH(0, "allow_tf32", "a GPU's matter"),
+    CLI_UNUSED_SWITCH(1, "enable_xformers_memory_efficient_attention", "attention never materialises its scores here"),
+    CLI_UNUSED_SWITCH(2, "push_to_hub", "nothing is uploaded"),
     {0},
 };
 
@@ -294,9 +303,14 @@ ag_status cli_check_optimizer(ag_ctx *ctx, train_options *o, const cli_parsed *p
     return AG_OK;
 }
 
-ag_status cli_check_train(ag_ctx *ctx, train_options *o, const cli_parsed *parsed)
+ag_status cli_check_train(ag_ctx *ctx, train_options *o, const cli_parsed *parsed, const cli_flag *unused)
 {
-    for (const cli_flag *flag = cli_unused_flags; flag->name; flag++)
+    if (o->text_encoder_lr > 0.0 && o->learning_rate == 0.0)
+        return ag_fail(ctx, AG_EINVAL, "--text_encoder_lr %g with --learning_rate 0: the schedule is of the latter",
+                       o->text_encoder_lr);
+    if (o->text_encoder_lr > 0.0 && !o->train_text_encoder)
+        fprintf(stderr, "--text_encoder_lr has no effect without --train_text_encoder\n");
+    for (const cli_flag *flag = unused; flag->name; flag++)
         if (cli_given(parsed, flag->name))
             fprintf(stderr, "--%s has no effect: %s\n", flag->name, flag->help);
     if (cli_check_optimizer(ctx, o, parsed) != AG_OK)

@@ -41,6 +41,12 @@ void data_set_close(data_set *set)
     *set = (data_set){0};
 }
 
+void data_set_keep(data_set *set, int64_t n)
+{
+    for (; set->n > n; set->n--)
+        item_free(&set->items[set->n - 1]);
+}
+
 /* --- listing -------------------------------------------------------------------------------- */
 
 static bool is_kind(const char *path, bool folder)

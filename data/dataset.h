@@ -48,6 +48,7 @@ typedef enum data_check {
  * FFHQ-Aging folders keep the pictures that have a label, when there are labels. */
 ag_status data_set_open(data_set *set, ag_ctx *ctx, const char *dir, const data_ages *ages,
                         data_check check);
+void data_set_keep(data_set *set, int64_t n); /* of more than n pictures the first n */
 void data_set_close(data_set *set); /* afterwards zeroed; NULL is fine */
 
 /* --- what lies beside a picture (dataset_beside.c) ------------------------------------------- */

@@ -228,4 +228,5 @@ def main():
                         "diffusers": diffusers.__version__, "transformers": transformers.__version__})
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -300,7 +300,7 @@ static void test_frozen_target(void **state)
     train_lora_free(&lora);
 
     train_objective_init(&o, ctx, &options, &lora);
-    check_failed(ctx, AG_EINVAL, "no adapters");
+    check_failed(ctx, AG_EINVAL, "--prior_target model");
     free(prediction);
     free(target);
     free(frozen);

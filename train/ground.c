@@ -5,6 +5,7 @@
 
 #include "autograd/grad.h"
 #include "data/file.h"
+#include "pipeline/lora.h"
 #include "train/precision.h"
 
 /* --- for recipes -------------------------------------------------------------------------------------- */
@@ -216,23 +217,51 @@ static ag_status make_drawer(ag_ctx *ctx, train_ground *g)
     return ag_status_of(ctx);
 }
 
+static pipe_source source_of(const train_options *o)
+{
+    return (pipe_source){.model = o->pretrained_model_name_or_path,
+                         .revision = o->revision,
+                         .variant = o->variant,
+                         .tokenizer_name = o->tokenizer_name};
+}
+
+/* What can be known of the model from its configurations and tables of contents, before hours of encoding and
+ * before anything is written. */
+static ag_status check_model(ag_ctx *ctx, const train_ground *g)
+{
+    const train_options *o = g->options;
+    const pipe_source source = source_of(o);
+    ag_ctx *meta;
+    pipe_model *model = NULL;
+    train_lora lora = {0};
+
+    if (g->foresight)
+        return AG_OK;
+    meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META});
+    if (!meta)
+        return ag_fail(ctx, AG_ENOMEM, "no memory for a context");
+    if (pipe_open(&model, meta, &source, PIPE_UNET | PIPE_TEXT) == AG_OK && is_same_folder(model->path, o->output_dir))
+        ag_fail(meta, AG_EINVAL, "--output_dir %s is the model's own folder, which a run that ends early would spoil",
+                o->output_dir);
+    if (ag_status_of(meta) == AG_OK)
+        train_lora_new(&lora, meta, o, model);
+    if (ag_status_of(meta) != AG_OK)
+        ag_fail(ctx, ag_status_of(meta), "%s", ag_message(meta));
+    train_lora_free(&lora);
+    pipe_close(model);
+    ag_ctx_free(meta);
+    return ag_status_of(ctx) == AG_OK ? pipe_check(ctx, &source, PIPE_UNET | PIPE_VAE | PIPE_TEXT) : ag_status_of(ctx);
+}
+
 static ag_status open_model(ag_ctx *ctx, train_ground *g)
 {
     const train_options *o = g->options;
+    const pipe_source source = source_of(o);
     const ag_dtype compute = train_compute_dtype(ctx, o->mixed_precision);
-    const pipe_source source = {.model = o->pretrained_model_name_or_path,
-                                .revision = o->revision,
-                                .variant = o->variant,
-                                .tokenizer_name = o->tokenizer_name};
 
     if (ag_status_of(ctx) != AG_OK || pipe_open(&g->model, ctx, &source, PIPE_TEXT | PIPE_TOKENIZER) != AG_OK)
         return ag_status_of(ctx);
-    if (is_same_folder(g->model->path, o->output_dir))
-        return ag_fail(ctx, AG_EINVAL, "--output_dir %s is the model's own folder, which a run that ends early would spoil",
-                       o->output_dir);
     settle_schedule(g);
-    if (!g->foresight && pipe_check(ctx, &source, PIPE_UNET | PIPE_VAE) != AG_OK) /* before hours of encoding */
-        return ag_status_of(ctx);
     if (pipe_noise_init(&g->noise, ctx, &g->model->schedule) != AG_OK || fill_caches(ctx, g, compute) != AG_OK ||
         pipe_add(ctx, g->model, PIPE_UNET) != AG_OK)
         return ag_status_of(ctx);
@@ -260,9 +289,9 @@ train_ground *train_ground_new(ag_ctx *ctx, const train_recipe *recipe, const tr
 ag_status train_ground_set_up(ag_ctx *ctx, train_ground *g)
 {
     if (g->recipe->check(ctx, g->options) == AG_OK && check_rows(ctx, g) == AG_OK &&
-        train_prepare_output(ctx, g->options) == AG_OK &&
         train_prompts_new(&g->prompts, ctx, (int)g->options->tokenizer_max_length) == AG_OK &&
-        g->recipe->open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK) {
+        g->recipe->open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK && check_model(ctx, g) == AG_OK &&
+        train_prepare_output(ctx, g->options) == AG_OK) {
         if (g->options->caption_dropout > 0.0)
             g->empty_prompt = train_prompts_add(ctx, g->prompts, "");
         open_model(ctx, g);
@@ -307,6 +336,16 @@ static ag_status begin(ag_ctx *ctx, void *user, int64_t update)
     return train_drawer_begin(ctx, &g->drawer, &g->calendar, update, counts_at, g);
 }
 
+static ag_status save_lora(ag_ctx *ctx, const train_ground *g, const char *folder)
+{
+    char *path = ag_printf(ctx, "%s/" TRAIN_LORA_FILE, folder);
+
+    if (path)
+        pipe_lora_save(ctx, path, g->lora.unet, g->lora.text, DATA_LORA_DIFFUSERS, NULL, 0);
+    ag_delete(path);
+    return ag_status_of(ctx);
+}
+
 static ag_status save(ag_ctx *ctx, void *user, const char *folder)
 {
     train_ground *g = user;
@@ -314,7 +353,7 @@ static ag_status save(ag_ctx *ctx, void *user, const char *folder)
     /* who asked for an average wants it in the model */
     for (int64_t i = 0; g->state->ema && i < g->state->n; i++)
         ag_copy(ctx, g->state->params[i], opt_ema_at(g->state->ema, i));
-    return pipe_save(ctx, g->model, folder, AG_F32);
+    return g->lora.unet ? save_lora(ctx, g, folder) : pipe_save(ctx, g->model, folder, AG_F32);
 }
 
 ag_status train_ground_run(ag_ctx *ctx, const train_recipe *recipe, const train_options *options, json_t *config,

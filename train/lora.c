@@ -41,8 +41,8 @@ static bool is_file(const char *init)
 
 static void say(void *user, const char *text)
 {
-    (void)user;
-    train_note(NULL, "%s", text);
+    if (ag_ctx_device(user) != AG_META)
+        train_note(NULL, "%s", text);
 }
 
 /* --- adapters ------------------------------------------------------------------------------------------ */
@@ -82,8 +82,8 @@ ag_status train_lora_new(train_lora *out, ag_ctx *ctx, const train_options *o, c
         return ag_status_of(ctx);
     if (hang(&out->unet, ctx, o, pipe_params(model, DATA_UNET), targets, more) == AG_OK && o->train_text_encoder)
         hang(&out->text, ctx, o, pipe_params(model, DATA_TEXT_ENCODER), text_targets, NULL);
-    if (ag_status_of(ctx) == AG_OK && is_file(o->lora_init) && ag_ctx_device(ctx) != AG_META)
-        pipe_lora_load(ctx, out->unet, out->text, o->lora_init, &(pipe_note){.say = say});
+    if (ag_status_of(ctx) == AG_OK && is_file(o->lora_init)) /* a forecast too: does the file fit? */
+        pipe_lora_load(ctx, out->unet, out->text, o->lora_init, &(pipe_note){.say = say, .user = ctx});
     if (ag_status_of(ctx) != AG_OK)
         train_lora_free(out);
     return ag_status_of(ctx);
@@ -112,6 +112,15 @@ void train_lora_use(const train_lora *lora, bool on)
         nn_adapters_use(lora->text, on);
 }
 
+/* The text encoder's own rate. */
+static opt_group text_group(void *user, const nn_param *param)
+{
+    const train_options *o = user;
+
+    (void)param;
+    return (opt_group){.lr_factor = o->text_encoder_lr / o->learning_rate, .decay_factor = 1.0};
+}
+
 int train_parts(train_part parts[2], ag_ctx *ctx, const train_options *o, const train_lora *lora,
                 const pipe_model *model)
 {
@@ -120,6 +129,10 @@ int train_parts(train_part parts[2], ag_ctx *ctx, const train_options *o, const 
     parts[1] =
         (train_part){.params = lora->text ? nn_adapters_params(lora->text) : pipe_params(model, DATA_TEXT_ENCODER),
                      .prefix = "text_encoder."};
+    if (o->text_encoder_lr > 0.0 && o->learning_rate > 0.0) {
+        parts[1].group = text_group;
+        parts[1].user = (void *)o;
+    }
     for (int p = 0; p < 1 + o->train_text_encoder; p++)
         nn_params_train(ctx, parts[p].params, NULL, true);
     return 1 + o->train_text_encoder;

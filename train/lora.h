@@ -12,6 +12,9 @@
 extern "C" {
 #endif
 
+/* What a run writes, as diffusers' programs name it. */
+#define TRAIN_LORA_FILE "pytorch_lora_weights.safetensors"
+
 /* The layers that SelfAge and diffusers' trainers adapt, and those that --lora_conv adds. */
 #define TRAIN_LORA_UNET_TARGETS "to_q,to_k,to_v,to_out.0"
 #define TRAIN_LORA_TEXT_TARGETS "q_proj,k_proj,v_proj,out_proj"

@@ -14,8 +14,7 @@ ag_status train_objective_init(train_objective *out, ag_ctx *ctx, const train_op
                              .contrast_weight = o->contrast_weight,
                              .frozen = asks_model ? lora : NULL};
     if (asks_model && !lora->unet)
-        return ag_fail(ctx, AG_EINVAL, "--prior_target model: the frozen model answers without its adapters, and when whole "
-                                       "weights are trained there are none; train a LoRA (--rank)");
+        return ag_fail(ctx, AG_EINVAL, "--prior_target model wants adapters to leave out, and whole weights are trained");
     return ag_status_of(ctx);
 }
 

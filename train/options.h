@@ -1,6 +1,7 @@
 /* options.h - everything a diffusion training run can be told, as plain values.
  *
- * Field names are the flags' names. The command line fills this struct from a table
+ * Field names are the flags' names (personalize says self_ref_* for instance_*, regularization_* for class_*,
+ * as SelfAge does). The command line fills this struct from a table
  * (cli/train_flags.c) that holds each flag's default and help; nothing below the table knows about
  * text. Strings are borrowed from it.
  */
@@ -42,6 +43,10 @@ typedef struct train_options {
     int finetune_mode; /* a train_finetune_mode */
     int64_t resolution;
     bool center_crop, random_flip, ignore_exif, no_shuffle;
+
+    /* personalize and dreambooth: the pictures above are the person's, these other people's */
+    const char *class_data_dir, *class_age_path, *class_prompt;
+    int64_t num_instance_images, num_class_images; /* how many are used; 0: all */
 
     /* more of the data: shapes, how often, captions, masks, colours */
     bool aspect_ratio_buckets;
@@ -94,6 +99,7 @@ typedef struct train_options {
     /* how */
     int optimizer; /* an opt_kind */
     double learning_rate;
+    double text_encoder_lr; /* 0: the same */
     bool scale_lr;
     int lr_scheduler; /* an opt_schedule_kind */
     int64_t lr_warmup_steps;

@@ -51,14 +51,15 @@ static ag_status open_set(data_set *set, ag_ctx *ctx, const train_folder *f)
     const char *path = f->age_path ? f->age_path : f->dir;
     data_ages ages = {0};
 
-    if (!f->has_ages)
-        return data_set_open(set, ctx, f->dir, NULL, DATA_CHECK_HEADERS);
-    if (data_is_folder(path))
+    if (f->has_ages && data_is_folder(path))
         data_ages_from_names(&ages, ctx, path);
-    else
+    else if (f->has_ages)
         data_ages_open(&ages, ctx, path);
-    if (ag_status_of(ctx) == AG_OK && data_set_open(set, ctx, f->dir, &ages, DATA_CHECK_HEADERS) == AG_OK &&
-        is_told(ctx)) {
+    if (ag_status_of(ctx) == AG_OK)
+        data_set_open(set, ctx, f->dir, f->has_ages ? &ages : NULL, DATA_CHECK_HEADERS);
+    if (f->most > 0)
+        data_set_keep(set, f->most);
+    if (ag_status_of(ctx) == AG_OK && f->has_ages && is_told(ctx)) {
         tell_ages(&ages, set, f->dir, path);
         tell_stats(ctx, set, f->dir);
     }

@@ -26,6 +26,7 @@ typedef struct train_folder {
     const char *dir;
     bool has_ages;        /* every picture must have one */
     const char *age_path; /* labels, or a folder whose file names begin with ages; NULL: dir's own names do */
+    int64_t most;         /* use the first so many by name; 0: all */
 } train_folder;
 
 /* Open a folder by the options' --resolution, --aspect_ratio_buckets, --caption_extension, --mask_dir,
