@@ -232,14 +232,15 @@ static ag_tensor *unet_loss(ag_ctx *ctx, void *user, const train_moment *moment,
     return ag_mean(ctx, *rows, AG_ALL_AXES, false);
 }
 
-static ag_status use_average(ag_ctx *ctx, void *user, const char *folder)
+/* The averaged weights become the model's, and its vocabulary is made ready for words it has not read. */
+static ag_status finish_unet(ag_ctx *ctx, void *user, const char *folder)
 {
     pretrain *p = user;
 
     (void)folder;
     for (int64_t i = 0; p->state->ema && i < p->state->n; i++)
         ag_copy(ctx, p->state->params[i], opt_ema_at(p->state->ema, i));
-    return ag_status_of(ctx);
+    return train_prompts_average_unread(ctx, p->prompts, p->model);
 }
 
 /* Draw the set once, keep posteriors and captions. */
@@ -303,7 +304,7 @@ static ag_status train_unet(ag_ctx *ctx, pretrain *p, const pipe_preset *preset,
 {
     const train_pretrain_options *o = p->options;
     const train_options plain = {.loss_type = AG_LOSS_L2};
-    const train_method method = {.name = "unet", .user = p, .loss = unet_loss, .row_name = row_name, .save = use_average,
+    const train_method method = {.name = "unet", .user = p, .loss = unet_loss, .row_name = row_name, .save = finish_unet,
                                  .calendar = {.n_batches = o->unet_steps, .accumulation = 1}};
     train_part parts[2];
 

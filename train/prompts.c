@@ -191,6 +191,46 @@ ag_tensor *train_prompts_context(ag_ctx *ctx, train_prompts *p, const pipe_model
                                 options);
 }
 
+/* --- words that no prompt holds ----------------------------------------------------------------------- */
+
+/* table [V,D]; read[v]: entry v stands in a prompt */
+static void average_unread(float *table, const bool *read, float *mean, int64_t V, int64_t D)
+{
+    int64_t n = 0;
+
+    for (int64_t v = 0; v < V; v++)
+        n += read[v];
+    for (int64_t v = 0; v < V; v++)
+        for (int64_t d = 0; read[v] && d < D; d++)
+            mean[d] += table[v * D + d] / (float)n;
+    for (int64_t v = 0; v < V; v++)
+        if (!read[v])
+            memcpy(table + v * D, mean, (size_t)D * sizeof *mean);
+}
+
+ag_status train_prompts_average_unread(ag_ctx *ctx, const train_prompts *p, const pipe_model *model)
+{
+    const nn_clip_config *config = nn_clip_text_config_of(model->text);
+    const int64_t V = config->vocab_size, D = config->hidden_size;
+    nn_param *embedding =
+        nn_params_find(nn_clip_text_params(model->text), "text_model.embeddings.token_embedding.weight");
+    float *table = ag_new(ctx, (size_t)(V * D), sizeof *table, "embeddings");
+    float *mean = ag_new(ctx, (size_t)D, sizeof *mean, "an embedding");
+    bool *read = ag_new(ctx, (size_t)V, sizeof *read, "vocabulary");
+
+    if (table && mean && read && nn_param_get_published(ctx, embedding, table) == AG_OK) {
+        for (int64_t i = 0; i < p->n * p->length; i++)
+            if (p->ids[i] < V)
+                read[p->ids[i]] = true;
+        average_unread(table, read, mean, V, D);
+        nn_param_set_published(ctx, embedding, table, 2, embedding->dims);
+    }
+    ag_delete(read);
+    ag_delete(mean);
+    ag_delete(table);
+    return ag_status_of(ctx);
+}
+
 /* --- ages in prompts --------------------------------------------------------------------------------- */
 
 static const char AGE[] = "{age}";

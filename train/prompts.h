@@ -40,6 +40,12 @@ size_t train_prompts_bytes(const train_prompts *prompts);
 ag_tensor *train_prompts_context(ag_ctx *ctx, train_prompts *prompts, const pipe_model *model,
                                  const int64_t *rows, int64_t n, const nn_clip_options *options);
 
+/* Give every entry of the vocabulary that stands in none of the (prepared) prompts the mean embedding of those
+ * that do. What a text encoder trained on these prompts makes of a first embedding it never met is noise, and
+ * whoever trains it on new words learns to shut it out before it learns what they mean. (Hewitt 2021,
+ * "Initializing New Word Embeddings for Pretrained Language Models") */
+ag_status train_prompts_average_unread(ag_ctx *ctx, const train_prompts *prompts, const pipe_model *model);
+
 /* Does a prompt say where its age goes ("{age}")? */
 bool train_prompt_has_age(const char *prompt);
 /* The prompt with an age in place of each "{age}", or without: see the top. For ag_delete(); NULL when memory
