@@ -341,7 +341,8 @@ static ag_tensor *row_gain(ag_ctx *ctx, const nn_adapter *x)
     const bool was = ag_record(ctx, false);
     ag_tensor *a = as_rows(ctx, x->a->value), *b = x->b->value, *wa, *ba, *squares;
 
-    wa = ag_matmul(ctx, as_rows(ctx, x->weight->value), a, false, true);
+    /* A first: a product whose first factor is bf16 rounds the second */
+    wa = ag_permute(ctx, ag_linear(ctx, a, as_rows(ctx, x->weight->value), NULL), (int[]){1, 0});
     ba = ag_matmul(ctx, b, ag_matmul(ctx, a, a, false, true), false, false);
     squares = ag_add(ctx, ag_scale(ctx, wa, 2.0 * x->scale), ag_scale(ctx, ba, x->scale * x->scale));
     squares = ag_sum(ctx, ag_mul(ctx, b, squares), 1u << 1, false);

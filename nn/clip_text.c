@@ -224,12 +224,13 @@ static ag_tensor *run_layer(ag_ctx *ctx, const void *arg)
     return ag_scope_close(ctx, scope, x);
 }
 
-/* token_embedding[ids] + position_embedding[0..T-1] */
+/* token_embedding[ids] + position_embedding[0..T-1], f32 */
 static ag_tensor *embed(ag_ctx *ctx, const nn_clip_text *net, ag_tensor *ids)
 {
     ag_tensor *places = ag_slice(ctx, net->position_embedding->value, 0, 0, ag_dim(ids, 1));
 
-    return ag_add(ctx, ag_embedding(ctx, net->token_embedding->value, ids), places);
+    return ag_add(ctx, ag_cast(ctx, ag_embedding(ctx, net->token_embedding->value, ids), AG_F32),
+                  ag_cast(ctx, places, AG_F32));
 }
 
 static ag_status check_inputs(ag_ctx *ctx, const nn_clip_text *net, const ag_tensor *ids,

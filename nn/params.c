@@ -279,7 +279,9 @@ ag_status nn_param_alloc(ag_ctx *ctx, nn_param *param, ag_dtype dtype)
 ag_status nn_params_alloc(ag_ctx *ctx, nn_params *params, ag_dtype dtype)
 {
     for (int64_t i = 0; i < params->n; i++) {
-        if (nn_param_alloc(ctx, params->list[i], dtype) != AG_OK)
+        const bool is_vector = params->list[i]->n_dims < 2;
+
+        if (nn_param_alloc(ctx, params->list[i], is_vector ? AG_F32 : dtype) != AG_OK)
             return ag_status_of(ctx);
     }
     return ag_status_of(ctx);

@@ -91,9 +91,10 @@ const char *nn_shape_text(int n_dims, const int64_t *dims, char *text, size_t si
 /* --- memory and gradients ----------------------------------------------------------------- */
 
 /* Take memory for every value: AG_MODEL, of `dtype` (f32, or bf16/f16 for weights that stay
- * frozen). Content is undefined until it is set, drawn or loaded. */
+ * frozen). What has one axis, biases and norms, is f32 whatever dtype is: it is a thousandth of the
+ * memory. Content is undefined until it is set, drawn or loaded. */
 ag_status nn_params_alloc(ag_ctx *ctx, nn_params *params, ag_dtype dtype);
-/* The same for one of them. */
+/* Memory for one, of exactly that type. */
 ag_status nn_param_alloc(ag_ctx *ctx, nn_param *param, ag_dtype dtype);
 /* Ask for gradients of the parameters whose name matches `pattern` (shell wildcards, NULL: all), or
  * no longer. Returns how many matched. Only f32 values can be trained (AG_EDTYPE otherwise). */

@@ -559,6 +559,106 @@ static void test_dropout_in_net(void **state)
     ag_ctx_free(ctx);
 }
 
+/* --- half precision ----------------------------------------------------------------------------------- */
+
+typedef struct half_net {
+    nn_unet *net;
+    nn_adapters *set;
+    ag_tensor *in[2], *cotangent, *y, **grads;
+} half_net;
+
+/* Round what has more than one axis to bf16, in place. */
+static void round_weights(ag_ctx *ctx, nn_params *params)
+{
+    for (int64_t i = 0; i < nn_params_count(params); i++) {
+        nn_param *p = nn_params_at(params, i);
+
+        if (p->n_dims > 1)
+            ag_copy(ctx, p->value, ag_cast(ctx, p->value, AG_BF16));
+    }
+}
+
+/* The U-Net of the golden case with weights of `dtype` (f32: with the values of bf16), computing in
+ * `compute`. */
+static half_net half_run(const golden *g, ag_dtype dtype, ag_dtype compute, bool dora)
+{
+    const nn_unet_options options = {.compute = compute};
+    const nn_unet_config config = case_unet_a();
+    ag_ctx *ctx = g->ctx;
+    half_net h = {.net = NULL};
+
+    assert_int_equal(nn_unet_new(&h.net, ctx, &config), AG_OK);
+    assert_int_equal(nn_params_alloc(ctx, nn_unet_params(h.net), dtype), AG_OK);
+    assert_int_equal(nn_params_rule(ctx, nn_unet_params(h.net)), AG_OK);
+    round_weights(ctx, nn_unet_params(h.net));
+    h.set = adapters_new(ctx, nn_unet_params(h.net),
+                         (nn_lora_config){.rank = 4, .conv_rank = dora ? 2 : 0, .dora = dora,
+                                          TARGETS(ATTENTION, CONVOLUTION)});
+    fill(ctx, h.set);
+    h.in[0] = given(g, "sample", 4, (int64_t[]){2, 4, 16, 16});
+    h.in[1] = given(g, "context", 3, (int64_t[]){2, 7, 32});
+    h.cotangent = given(g, "cotangent", 4, (int64_t[]){2, 4, 16, 16});
+    ag_set_requires_grad(ctx, h.in[0], true);
+    ag_set_requires_grad(ctx, h.in[1], true);
+    h.y = nn_unet_forward(ctx, h.net, h.in[0], ag_from_f32(ctx, (float[]){10, 700}, 1, (int64_t[]){2}),
+                          h.in[1], &options);
+    check_fine(ctx);
+    h.grads = check_grads(ctx, nn_adapters_params(h.set), &h.y, &h.cotangent, 1, h.in, 2);
+    return h;
+}
+
+static void half_free(half_net *h)
+{
+    free(h->grads);
+    nn_adapters_free(h->set);
+    nn_unet_free(h->net);
+}
+
+/* |a - b| / |b| over all gradients */
+static double grads_apart(ag_ctx *ctx, const half_net *a, const half_net *b)
+{
+    const int64_t n = nn_params_count(nn_adapters_params(a->set));
+    double off = 0.0, size = 0.0;
+
+    for (int64_t i = 0; i < n; i++) {
+        off += pow(check_norm(ctx, ag_sub(ctx, a->grads[i], b->grads[i])), 2.0);
+        size += pow(check_norm(ctx, b->grads[i]), 2.0);
+    }
+    return sqrt(off / size);
+}
+
+/* Weights in bf16 give what the same values in f32 give; bf16 activations come near. Gradients of
+ * factors are f32 always. */
+static void test_half(void **state)
+{
+    (void)state;
+    for (int dora = 0; dora < 2; dora++) {
+        ag_ctx *ctx = check_ctx();
+        const golden g = golden_open(ctx, "lora", "attention");
+        half_net rounded, half, both;
+
+        half = half_run(&g, AG_BF16, AG_F32, dora);
+        rounded = half_run(&g, AG_F32, AG_F32, dora);
+        for (int64_t i = 0; i < nn_params_count(nn_unet_params(half.net)); i++) {
+            const nn_param *p = nn_params_at(nn_unet_params(half.net), i);
+
+            assert_int_equal(ag_dtype_of(p->value), p->n_dims > 1 ? AG_BF16 : AG_F32);
+        }
+        check_near(ctx, "weights in bf16", half.y, rounded.y, 1e-5);
+        assert_true(grads_apart(ctx, &half, &rounded) < 1e-5);
+        half_free(&rounded);
+        both = half_run(&g, AG_BF16, AG_BF16, dora);
+        assert_true(check_norm(ctx, ag_sub(ctx, both.y, half.y)) < 0.05 * check_norm(ctx, half.y));
+        assert_true(grads_apart(ctx, &both, &half) < 0.1);
+        for (int64_t i = 0; i < nn_params_count(nn_adapters_params(both.set)); i++)
+            assert_int_equal(ag_dtype_of(both.grads[i]), AG_F32);
+        half_free(&both);
+        half_free(&half);
+        data_weights_close(g.file);
+        ag_ctx_free(ctx);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -566,7 +666,7 @@ int main(void)
         cmocka_unit_test(test_targets),  cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_first_values), cmocka_unit_test(test_peft_unet),
         cmocka_unit_test(test_peft_text), cmocka_unit_test(test_dropout),
-        cmocka_unit_test(test_dropout_in_net),
+        cmocka_unit_test(test_dropout_in_net), cmocka_unit_test(test_half),
     };
 
     return cmocka_run_group_tests_name("adapter", tests, NULL, NULL);
