@@ -4,6 +4,7 @@
  * double (error of order h^4), so no formula is shared with the kernels.
  */
 #include "autograd/cpu/elementwise.h"
+#include "autograd/numbers.h"
 
 #include "tests/cpu_check.h"
 
@@ -253,10 +254,42 @@ static void binary_of(int isa)
         assert_true(isnan(y[0]) && isnan(y[1]) && !isnan(y[2]));
     }
 }
+
+/* In bf16: the f32 result of the same values, rounded. 20001 is two pieces and no multiple of a bite. */
+static void binary_bf16_of(int isa)
+{
+    enum { MANY = 20001 };
+    uint64_t seed = 23;
+    uint16_t *half[3];
+    float *wide[3];
+
+    for (int i = 0; i < 3; i++) {
+        half[i] = malloc(MANY * sizeof *half[i]);
+        assert_non_null(half[i]);
+        wide[i] = check_random(MANY, &seed, 2, 1);
+        for (int64_t k = 0; k < MANY; k++) {
+            half[i][k] = ag_bf16_of_f32(wide[i][k]);
+            wide[i][k] = ag_f32_of_bf16(half[i][k]);
+        }
+    }
+    for (int kind = 0; kind < CPU_N_BINARY; kind++) {
+        cpu_binary(wide[2], kind, wide[0], wide[1], 1, (int64_t[]){MANY}, (int64_t[]){MANY}, (int64_t[]){MANY}, 1,
+                   isa);
+        cpu_binary_bf16(half[2], kind, half[0], half[1], MANY, 2, isa);
+        for (int64_t k = 0; k < MANY; k++)
+            assert_int_equal(half[2][k], ag_bf16_of_f32(wide[2][k]));
+    }
+    for (int i = 0; i < 3; i++) {
+        free(half[i]);
+        free(wide[i]);
+    }
+}
+
 static void test_binary(void **state)
 {
     (void)state;
     check_each_isa(binary_of);
+    check_each_isa(binary_bf16_of);
 }
 
 static void geglu_of(int isa)

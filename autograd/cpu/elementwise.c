@@ -221,6 +221,29 @@ void cpu_binary(float *y, cpu_binary_kind kind, const float *a, const float *b, 
     }
 }
 
+/* In bites that stay in the first-level cache as f32. */
+static void binary_piece_bf16(const cpu_elementwise_kernels *k, uint16_t *y, cpu_binary_kind kind,
+                              const uint16_t *a, const uint16_t *b, int64_t n)
+{
+    enum { BITE = 1024 };
+    float wide_a[BITE], wide_b[BITE];
+
+    for (int64_t at = 0; at < n; at += BITE) {
+        const int64_t here = least(BITE, n - at);
+
+        k->from_bf16(wide_a, a + at, here);
+        k->from_bf16(wide_b, b + at, here);
+        k->binary(wide_a, kind, wide_a, wide_b, 1, 1, here);
+        k->to_bf16(y + at, wide_a, here);
+    }
+}
+
+void cpu_binary_bf16(uint16_t *y, cpu_binary_kind kind, const uint16_t *a, const uint16_t *b,
+                     int64_t n, int n_threads, int isa)
+{
+    EACH_PIECE(binary_piece_bf16(cpu_elementwise_of(isa), y + i, kind, a + i, b + i, len));
+}
+
 /* --- rows ------------------------------------------------------------------------------------- */
 
 void cpu_geglu(float *y, const float *u, int64_t rows, int64_t cols, int n_threads, int isa)

@@ -55,6 +55,9 @@ typedef enum cpu_binary_kind {
 void cpu_binary(float *y, cpu_binary_kind kind, const float *a, const float *b, int n_dims,
                 const int64_t *dims, const int64_t *a_dims, const int64_t *b_dims, int n_threads,
                 int isa);
+/* The same of n bf16 values each, without broadcasting: computed in f32 and rounded once. */
+void cpu_binary_bf16(uint16_t *y, cpu_binary_kind kind, const uint16_t *a, const uint16_t *b,
+                     int64_t n, int n_threads, int isa);
 
 /* u [R,2C] = (a, g) -> y [R,C] = a gelu(g), gelu exact (erf). Shazeer 2020, arXiv:2002.05202. */
 void cpu_geglu(float *y, const float *u, int64_t rows, int64_t cols, int n_threads, int isa);

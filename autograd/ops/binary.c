@@ -48,7 +48,7 @@ static ag_status binary_shape(ag_call *call)
     return AG_OK;
 }
 
-static ag_status binary_kernel(ag_call *call, const op_floats *f)
+static cpu_binary_kind kind_of(const ag_op *op)
 {
     static const struct {
         const ag_op *op;
@@ -56,19 +56,45 @@ static ag_status binary_kernel(ag_call *call, const op_floats *f)
     } KINDS[] = {{&ag_op_add, CPU_ADD}, {&ag_op_sub, CPU_SUB},     {&ag_op_mul, CPU_MUL},
                  {&ag_op_div, CPU_DIV}, {&ag_op_maximum, CPU_MAX}, {&ag_op_minimum, CPU_MIN},
                  {&ag_op_step, CPU_STEP}};
+    size_t k = 0;
+
+    while (KINDS[k].op != op)
+        k++;
+    return KINDS[k].kind;
+}
+
+static ag_status binary_kernel(ag_call *call, const op_floats *f)
+{
     aligned_dims dims;
 
     align(&dims, call->in[0], call->in[1]);
-    for (size_t k = 0; k < sizeof KINDS / sizeof *KINDS; k++)
-        if (KINDS[k].op == call->op)
-            cpu_binary(f->out[0], KINDS[k].kind, f->in[0], f->in[1], dims.n, dims.y, dims.a, dims.b,
-                       op_threads(call), op_isa(call));
+    cpu_binary(f->out[0], kind_of(call->op), f->in[0], f->in[1], dims.n, dims.y, dims.a, dims.b,
+               op_threads(call), op_isa(call));
     return AG_OK;
+}
+
+/* Both bf16, of one shape: needs no scratch. */
+static bool is_plain_bf16(const ag_call *call)
+{
+    const ag_tensor *a = call->in[0], *b = call->in[1];
+
+    return ag_dtype_of(a) == AG_BF16 && ag_dtype_of(b) == AG_BF16 && op_same_dims(a, b);
 }
 
 static ag_status binary_cpu(ag_call *call)
 {
-    return op_run_f32(call, binary_kernel);
+    if (!is_plain_bf16(call))
+        return op_run_f32(call, binary_kernel);
+    cpu_binary_bf16(ag_data(call->out[0]), kind_of(call->op), ag_data(call->in[0]),
+                    ag_data(call->in[1]), ag_numel(call->out[0]), op_threads(call), op_isa(call));
+    return AG_OK;
+}
+
+static void binary_cost(const ag_call *call, ag_cost *cost)
+{
+    op_cost_elements(call, cost);
+    if (is_plain_bf16(call))
+        cost->scratch = 0;
 }
 
 /* --- add, sub --------------------------------------------------------------------------------- */
@@ -151,7 +177,7 @@ static void minimum_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_ten
         .run = {[AG_CPU] = binary_cpu},                                                           \
         .grad = its_grad,                                                                         \
         .saves = its_saves,                                                                       \
-        .cost = op_cost_elements,                                                                 \
+        .cost = binary_cost,                                                                      \
     }
 
 BINARY_OP(add, add_grad, NULL);
