@@ -21,17 +21,18 @@
 #include "cli/command.h"
 #include "cli/profile.h"
 #include "data/json.h"
+#include "nn/adapter.h"
 #include "pipeline/pipeline.h"
 #include "train/diffusion.h"
 #include "train/precision.h"
 #include "train/state.h"
 
-enum { MAX_BATCH = 64, MAX_REPEAT = 1000, TEXT_TOKENS = 77, UNET_FACTOR = 8 };
+enum { MAX_BATCH = 64, MAX_REPEAT = 1000, TEXT_TOKENS = 77, UNET_FACTOR = 8, LORA_RANK = 16 };
 
 typedef struct options {
     const char *model, *report, *output;
     int64_t px, batch, repeat;
-    int row, precision, checkpointing;
+    int row, precision, checkpointing, half;
     bool json;
     cli_device device;
 } options;
@@ -45,7 +46,8 @@ typedef struct bench {
     pipe_model *model;
     ag_dtype compute;
     bool checkpointing;
-    ag_tensor *x, *context, *times, *cotangent, *noise; /* inputs; those that the row needs */
+    ag_tensor *x, *context, *times, *cotangent, *noise, *tokens; /* inputs; those that the row needs */
+    nn_adapters *unet_lora, *text_lora;
     train_state *state;
     pipe_noise schedule;
     train_diffusion diffusion;
@@ -53,7 +55,8 @@ typedef struct bench {
 
 typedef struct row {
     const char *name;
-    unsigned part;         /* the network it needs */
+    unsigned part;         /* the networks it needs */
+    unsigned frozen;       /* of these, the ones that an update leaves alone */
     int64_t batch;         /* unless --batch says otherwise */
     bool checkpointing;    /* unless --gradient_checkpointing says otherwise */
     ag_status (*begin)(bench *b); /* inputs and state */
@@ -136,40 +139,104 @@ static ag_status frozen_once(bench *b)
     return ag_status_of(b->ctx);
 }
 
-/* One update of every weight of the U-Net, as `agewright specialize` makes it: loss, gradients,
- * clipping, AdamW. */
-static ag_status full_begin(bench *b)
+/* What an update needs beside begin_unet(): noise, loss, clipping, AdamW. */
+static ag_status begin_update(bench *b, const train_part *parts, int n_parts)
 {
     const opt_config config = {.kind = OPT_ADAMW, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 1e-2};
     const opt_schedule schedule = {.kind = OPT_CONSTANT, .lr = 5e-6};
-    const train_part part = {.params = nn_unet_params(b->model->unet), .prefix = "unet."};
 
-    begin_unet(b);
     if (ag_status_of(b->ctx) != AG_OK || pipe_noise_init(&b->schedule, b->ctx, &b->model->schedule) != AG_OK)
         return ag_status_of(b->ctx);
     b->noise = draw(b, 3, 4, ag_dims(b->x));
     b->diffusion = (train_diffusion){.unet = b->model->unet,
                                      .noise = &b->schedule,
                                      .unet_options = {.checkpointing = b->checkpointing, .compute = b->compute}};
-    nn_params_train(b->ctx, part.params, NULL, true);
-    return train_state_new(&b->state, b->ctx, &part, 1, &config, &schedule, 1.0, 0.0);
+    return train_state_new(&b->state, b->ctx, parts, n_parts, &config, &schedule, 1.0, 0.0);
 }
 
-static ag_status full_once(bench *b)
+/* factor * the mean loss of all rows, its gradients, an update. */
+static ag_status update(bench *b, ag_tensor *context, double factor)
 {
     int64_t times[MAX_BATCH];
-    const train_rows rows = {
-        .n = b->batch, .latents = b->x, .noise = b->noise, .timesteps = times, .context = b->context};
-    train_update update;
+    const train_rows rows = {.n = b->batch, .latents = b->x, .noise = b->noise, .timesteps = times, .context = context};
+    train_update done;
     ag_tensor *loss;
 
     for (int64_t i = 0; i < b->batch; i++)
         times[i] = 500;
     loss = train_diffusion_loss(b->ctx, &b->diffusion, &rows);
     loss = loss ? ag_mean(b->ctx, loss, AG_ALL_AXES, false) : NULL;
-    if (loss && train_state_add(b->ctx, b->state, loss, 1.0) == AG_OK)
-        train_state_update(&update, b->ctx, b->state);
+    if (loss && train_state_add(b->ctx, b->state, loss, factor) == AG_OK)
+        train_state_update(&done, b->ctx, b->state);
     return ag_status_of(b->ctx);
+}
+
+/* One update of every weight of the U-Net, as `agewright specialize` makes it. */
+static ag_status full_begin(bench *b)
+{
+    const train_part part = {.params = nn_unet_params(b->model->unet), .prefix = "unet."};
+
+    begin_unet(b);
+    nn_params_train(b->ctx, part.params, NULL, true);
+    return begin_update(b, &part, 1);
+}
+
+static ag_status full_once(bench *b)
+{
+    return update(b, b->context, 1.0);
+}
+
+/* LoRA on every attention of a network; the rest is frozen. */
+static ag_status adapt(bench *b, nn_adapters **set, nn_params *base, const char *const *targets, int64_t n)
+{
+    const nn_lora_config config = {.rank = LORA_RANK, .targets = targets, .n_targets = n};
+
+    return nn_adapters_new(set, b->ctx, base, &config);
+}
+
+static ag_status adapt_unet(bench *b)
+{
+    static const char *const TARGETS[] = {"to_q", "to_k", "to_v", "to_out.0"};
+
+    begin_unet(b);
+    return adapt(b, &b->unet_lora, nn_unet_params(b->model->unet), TARGETS, 4);
+}
+
+static ag_status lora_begin(bench *b)
+{
+    if (adapt_unet(b) != AG_OK)
+        return ag_status_of(b->ctx);
+    return begin_update(b, &(train_part){.params = nn_adapters_params(b->unet_lora), .prefix = "unet."}, 1);
+}
+
+/* Pictures of a person and as many of others, whose loss is added; the text encoder learns too. */
+static ag_status prior_begin(bench *b)
+{
+    static const char *const TARGETS[] = {"q_proj", "k_proj", "v_proj", "out_proj"};
+    const int64_t vocabulary = nn_clip_text_config_of(b->model->text)->vocab_size;
+    int64_t tokens[MAX_BATCH * TEXT_TOKENS];
+    train_part parts[2];
+
+    if (b->batch % 2)
+        return ag_fail(b->ctx, AG_EINVAL, "this row takes pairs: want an even --batch, got %lld", (long long)b->batch);
+    if (adapt_unet(b) != AG_OK ||
+        adapt(b, &b->text_lora, nn_clip_text_params(b->model->text), TARGETS, 4) != AG_OK ||
+        !(b->tokens = ag_empty(b->ctx, AG_MODEL, AG_I64, 2, (int64_t[]){b->batch, TEXT_TOKENS})))
+        return ag_status_of(b->ctx);
+    for (int64_t i = 0; i < b->batch * TEXT_TOKENS; i++)
+        tokens[i] = i * 7 % vocabulary;
+    ag_write(b->ctx, b->tokens, tokens, ag_nbytes(b->tokens));
+    parts[0] = (train_part){.params = nn_adapters_params(b->unet_lora), .prefix = "unet."};
+    parts[1] = (train_part){.params = nn_adapters_params(b->text_lora), .prefix = "text_encoder."};
+    return begin_update(b, parts, 2);
+}
+
+static ag_status prior_once(bench *b)
+{
+    const nn_clip_options how = {.checkpointing = b->checkpointing, .compute = b->compute};
+
+    /* the mean of one half plus the mean of the other */
+    return update(b, nn_clip_text_forward(b->ctx, b->model->text, b->tokens, &how), 2.0);
 }
 
 static ag_status encode_begin(bench *b)
@@ -204,14 +271,17 @@ static ag_status decode_once(bench *b)
 }
 
 static const row ROWS[] = {
-    {"unet_forward", PIPE_UNET, 1, false, forward_begin, forward_once},
-    {"unet_frozen", PIPE_UNET, 1, false, frozen_begin, frozen_once},
-    {"unet_full", PIPE_UNET, 2, false, full_begin, full_once},
-    {"vae_encode", PIPE_VAE, 1, false, encode_begin, encode_once},
-    {"vae_decode", PIPE_VAE, 1, false, decode_begin, decode_once},
+    {"unet_forward", PIPE_UNET, 0, 1, false, forward_begin, forward_once},
+    {"unet_frozen", PIPE_UNET, 0, 1, false, frozen_begin, frozen_once},
+    {"unet_full", PIPE_UNET, 0, 2, false, full_begin, full_once},
+    {"lora_step", PIPE_UNET, PIPE_UNET, 1, false, lora_begin, full_once},
+    {"lora_prior_step", PIPE_UNET | PIPE_TEXT, PIPE_UNET | PIPE_TEXT, 2, false, prior_begin, prior_once},
+    {"vae_encode", PIPE_VAE, 0, 1, false, encode_begin, encode_once},
+    {"vae_decode", PIPE_VAE, 0, 1, false, decode_begin, decode_once},
 };
 /* In the order of ROWS. */
-static const char *const ROW_NAMES[] = {"unet_forward", "unet_frozen", "unet_full", "vae_encode", "vae_decode", NULL};
+static const char *const ROW_NAMES[] = {"unet_forward",    "unet_frozen", "unet_full",  "lora_step",
+                                        "lora_prior_step", "vae_encode",  "vae_decode", NULL};
 
 /* --- measuring ------------------------------------------------------------------------------------- */
 
@@ -306,7 +376,7 @@ static void print_plain(const bench *b, const row *r, const measured *m)
 #define AT(field) offsetof(options, field)
 
 static const char *const PRECISIONS[] = {"auto", "no", "bf16", NULL};
-static const char *const CHECKPOINTING[] = {"auto", "on", "off", NULL};
+static const char *const AUTO[] = {"auto", "on", "off", NULL};
 
 static const cli_flag FLAGS[] = {
     {.name = "row", .kind = CLI_CHOICE, .offset = AT(row), .choices = ROW_NAMES,
@@ -316,13 +386,15 @@ static const cli_flag FLAGS[] = {
     {.name = "px", .kind = CLI_INT, .offset = AT(px), .value = "N", .fallback = "512", .low = 8, .high = 4096,
      .help = "side of the picture"},
     {.name = "batch", .kind = CLI_INT, .offset = AT(batch), .value = "N", .fallback = "0", .low = 0, .high = MAX_BATCH,
-     .help = "pictures at a time; 0: 1, and 2 for unet_full (the double prompt)"},
+     .help = "pictures at a time; 0: 1, and 2 for unet_full (the double prompt) and lora_prior_step"},
     {.name = "repeat", .kind = CLI_INT, .offset = AT(repeat), .value = "N", .fallback = "3", .low = 1,
      .high = MAX_REPEAT, .help = "the best of so many counts, after one to warm up"},
     {.name = "mixed_precision", .kind = CLI_CHOICE, .offset = AT(precision), .choices = PRECISIONS,
      .fallback = "auto", .help = "auto is bf16 where the CPU has AMX, else f32"},
-    {.name = "gradient_checkpointing", .kind = CLI_CHOICE, .offset = AT(checkpointing), .choices = CHECKPOINTING,
+    {.name = "gradient_checkpointing", .kind = CLI_CHOICE, .offset = AT(checkpointing), .choices = AUTO,
      .fallback = "auto", .help = "compute activations again in the backward pass; auto: where the row needs it"},
+    {.name = "half_weights", .kind = CLI_CHOICE, .offset = AT(half), .choices = AUTO, .fallback = "auto",
+     .help = "keep the weights that an update of LoRA leaves alone in bf16; auto: where activations are bf16"},
     {.name = "json", .kind = CLI_SWITCH, .offset = AT(json), .help = "print one line of JSON, for --report"},
     {.name = "report", .kind = CLI_TEXT, .offset = AT(report), .value = "FILE",
      .help = "measure nothing: put the lines that --json and the peers' scripts wrote side by side"},
@@ -345,7 +417,7 @@ static const cli_syntax SYNTAX = {
 static ag_status run_row(ag_ctx *ctx, const options *o, cli_profile *profile)
 {
     const row *r = &ROWS[o->row];
-    const pipe_source source = {.model = o->model};
+    pipe_source source = {.model = o->model};
     bench *b = ag_new(ctx, 1, sizeof *b, "bench");
     measured m = {0};
 
@@ -357,6 +429,8 @@ static ag_status run_row(ag_ctx *ctx, const options *o, cli_profile *profile)
     b->batch = o->batch ? o->batch : r->batch;
     b->checkpointing = o->checkpointing == 0 ? r->checkpointing : o->checkpointing == 1;
     b->compute = train_compute_dtype(ctx, o->precision);
+    if (o->half == 0 ? b->compute == AG_BF16 : o->half == 1)
+        source.half_parts = r->frozen;
     m.open = -now();
     if (ag_status_of(ctx) == AG_OK && pipe_open(&b->model, ctx, &source, r->part) == AG_OK) {
         m.open += now();
@@ -369,6 +443,9 @@ static ag_status run_row(ag_ctx *ctx, const options *o, cli_profile *profile)
     ag_release(b->times);
     ag_release(b->cotangent);
     ag_release(b->noise);
+    ag_release(b->tokens);
+    nn_adapters_free(b->unet_lora);
+    nn_adapters_free(b->text_lora);
     pipe_close(b->model);
     ag_delete(b);
     return ag_status_of(ctx);

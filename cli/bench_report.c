@@ -98,13 +98,13 @@ static void print_head(int64_t threads)
     printf("%s, %lld threads. Seconds are the best of several; GB (1e9 bytes) is the most memory the process held. "
            "A ratio is ours / peer: below 1 we are ahead.\n\n",
            processor, (long long)threads);
-    printf("| row          |  px | batch | dtype |  ours s | ours GB |  peer s | peer GB | time  | memory | peer |\n");
-    printf("|--------------|-----|-------|-------|---------|---------|---------|---------|-------|--------|------|\n");
+    printf("| row             |  px | batch | dtype |  ours s | ours GB |  peer s | peer GB | time  | memory | peer |\n");
+    printf("|-----------------|-----|-------|-------|---------|---------|---------|---------|-------|--------|------|\n");
 }
 
 static void print_row(const measurement *ours, const measurement *peer)
 {
-    printf("| %-12s | %3lld | %5lld | %-5s | %7.3f | %7.2f |", ours->row, (long long)ours->px, (long long)ours->batch,
+    printf("| %-15s | %3lld | %5lld | %-5s | %7.3f | %7.2f |", ours->row, (long long)ours->px, (long long)ours->batch,
            ours->dtype, ours->seconds, ours->gb);
     if (peer)
         printf(" %7.3f | %7.2f | %5.2f | %6.2f | %s |\n", peer->seconds, peer->gb, ours->seconds / peer->seconds,

@@ -1,12 +1,13 @@
 #!/bin/sh
 # Measure the full-size model, beside PyTorch + diffusers where they are installed.
 #
-# usage: scripts/bench.sh AGEWRIGHT OUT.json [ROW,ROW...]
+# usage: scripts/bench.sh AGEWRIGHT OUT.json [ROW[@PX],ROW[@PX]...]
 #
-# Without rows, all. A model of random weights is made beside OUT.json on the first run (4.3 GB). Each
-# measurement is a process of its own, ours and the peer's one after the other, on the same weights and
-# threads; one line of JSON each is kept in OUT.jsonl. The peer is the Python of $BENCH_PYTHON, else
-# python3, when that can import torch and diffusers. $THREADS: of both sides, else all processors.
+# Without rows, all; 512 pixels where a row does not say otherwise. A model of random weights is made beside
+# OUT.json on the first run (4.3 GB). Each measurement is a process of its own, ours and the peer's one
+# after the other, on the same weights and threads; one line of JSON each is kept in OUT.jsonl. The peer is
+# the Python of $BENCH_PYTHON, else python3, when that can import torch and diffusers (the LoRA rows also
+# want peft and transformers). $THREADS: of both sides, else all processors.
 # Both sides inherit the environment: set OMP_WAIT_POLICY or GOMP_SPINCOUNT and it holds for both.
 set -eu
 
@@ -14,7 +15,7 @@ set -eu
 agewright=$1
 out=$2
 rows=$(echo "${3:-}" | tr ',' ' ')
-[ -n "$rows" ] || rows="unet_forward unet_frozen unet_full vae_encode vae_decode"
+[ -n "$rows" ] || rows="unet_forward unet_frozen unet_full lora_step lora_step@256 lora_prior_step vae_encode vae_decode"
 folder=$(dirname "$out")
 model=$folder/bench-model
 lines=${out%.json}.jsonl
@@ -44,9 +45,10 @@ warn_if_busy
 : >"$lines"
 for row in $rows; do
     echo "$row ..." >&2
-    "$agewright" bench --row "$row" --model "$model" --threads "$threads" --mixed_precision $precision --json >>"$lines"
-    [ -z "$python" ] ||
-        "$python" "$here/bench_peer.py" --row "$row" --model "$model" --threads "$threads" --mixed_precision $precision \
-            >>"$lines" || echo "$row: the peer failed; left out" >&2
+    px=512
+    case $row in *@*) px=${row#*@} ;; esac
+    set -- --row "${row%@*}" --px "$px" --model "$model" --threads "$threads" --mixed_precision $precision
+    "$agewright" bench "$@" --json >>"$lines"
+    [ -z "$python" ] || "$python" "$here/bench_peer.py" "$@" >>"$lines" || echo "$row: the peer failed; left out" >&2
 done
 "$agewright" bench --report "$lines" --output "$out" | tee "${out%.json}.md"

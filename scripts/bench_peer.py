@@ -5,7 +5,8 @@
                   [--mixed_precision no|bf16] [--gradient_checkpointing auto|on|off]
 
 The same rows, weights and sizes as `agewright bench`: channels last, scaled-dot-product attention,
-fused AdamW, bf16 through autocast. The best of `repeat` after one round to warm up; memory is the
+fused AdamW, bf16 through autocast. The LoRA rows are diffusers' own recipe (train_dreambooth_lora.py):
+peft adapters in f32 on frozen weights that are bf16 when the computing is. The best of `repeat` after one round to warm up; memory is the
 largest resident size of this process.
 """
 
@@ -38,12 +39,12 @@ def channels_last(t):
     return t.to(memory_format=torch.channels_last)
 
 
-def load(cls, folder, part):
-    return channels_last(cls.from_pretrained(folder, subfolder=part, torch_dtype=torch.float32))
+def load(cls, folder, part, dtype=torch.float32):
+    return channels_last(cls.from_pretrained(folder, subfolder=part, torch_dtype=dtype))
 
 
-def load_unet(o):
-    unet = load(diffusers.UNet2DConditionModel, o.model, "unet").eval().requires_grad_(False)
+def load_unet(o, dtype=torch.float32):
+    unet = load(diffusers.UNet2DConditionModel, o.model, "unet", dtype).eval().requires_grad_(False)
     side = o.px // UNET_FACTOR
     x = channels_last(torch.randn(o.batch, unet.config.in_channels, side, side))
     context = torch.randn(o.batch, TEXT_TOKENS, unet.config.cross_attention_dim)
@@ -80,18 +81,66 @@ def unet_full(o):
     if o.gradient_checkpointing != "off":
         unet.enable_gradient_checkpointing()
     noise = channels_last(torch.randn_like(latents))
+    return updates(o, unet, latents, noise, t, lambda: context, 1.0, list(unet.parameters()))
+
+
+def updates(o, unet, latents, noise, t, context, factor, parameters):
+    """A function that makes one update: factor * the mean loss, clipping, AdamW."""
     scheduler = diffusers.DDPMScheduler.from_pretrained(o.model, subfolder="scheduler")
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-6, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=5e-6, fused=True)
 
     def once():
         noisy = scheduler.add_noise(latents, noise, t)
-        loss = torch.nn.functional.mse_loss(unet(noisy, t, context).sample.float(), noise)
+        prediction = unet(noisy, t, context()).sample.float()
+        loss = factor * torch.nn.functional.mse_loss(prediction, noise)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
     return once
+
+
+def adapt(o, net, targets):
+    """Attach LoRA of rank 16; returns its parameters, f32."""
+    from peft import LoraConfig
+
+    net.add_adapter(
+        LoraConfig(r=16, lora_alpha=16, init_lora_weights="gaussian", target_modules=targets)
+    )
+    if o.gradient_checkpointing == "on":
+        net.train()
+        (getattr(net, "enable_gradient_checkpointing", None) or net.gradient_checkpointing_enable)()
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    for p in parameters:
+        p.data = p.data.float()
+    return parameters
+
+
+def frozen_dtype(o):
+    return torch.bfloat16 if o.mixed_precision == "bf16" else torch.float32
+
+
+def lora_unet(o):
+    unet, latents, context, t = load_unet(o, frozen_dtype(o))
+    parameters = adapt(o, unet, ["to_k", "to_q", "to_v", "to_out.0"])
+    return unet, latents, channels_last(torch.randn_like(latents)), context, t, parameters
+
+
+def lora_step(o):
+    unet, latents, noise, context, t, parameters = lora_unet(o)
+    return updates(o, unet, latents, noise, t, lambda: context, 1.0, parameters)
+
+
+def lora_prior_step(o):
+    from transformers import CLIPTextModel
+
+    unet, latents, noise, _, t, parameters = lora_unet(o)
+    text = CLIPTextModel.from_pretrained(o.model, subfolder="text_encoder", dtype=frozen_dtype(o))
+    text.requires_grad_(False)
+    parameters += adapt(o, text, ["q_proj", "k_proj", "v_proj", "out_proj"])
+    tokens = torch.arange(o.batch * TEXT_TOKENS).reshape(o.batch, -1) * 7 % text.config.vocab_size
+    return updates(o, unet, latents, noise, t, lambda: text(tokens)[0], 2.0, parameters)
 
 
 def vae_encode(o):
@@ -118,13 +167,22 @@ def vae_decode(o):
 
 
 ROWS = {
-    f.__name__: f for f in (unet_forward, unet_frozen, unet_full, vae_encode, vae_decode)
+    f.__name__: f
+    for f in (
+        unet_forward,
+        unet_frozen,
+        unet_full,
+        lora_step,
+        lora_prior_step,
+        vae_encode,
+        vae_decode,
+    )
 }
 
 
 def main():
     o = parse()
-    o.batch = o.batch or (2 if o.row == "unet_full" else 1)
+    o.batch = o.batch or (2 if o.row in ("unet_full", "lora_prior_step") else 1)
     if o.threads:
         torch.set_num_threads(o.threads)
     torch.manual_seed(0)
