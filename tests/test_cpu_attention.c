@@ -3,12 +3,48 @@
  * Method  The reference computes probabilities row by row in double and its gradient by the chain
  *         rule; the gradient formulas themselves are checked against central differences of the
  *         reference on a small case. Cotangents are random.
+ * bf16    The kernels for bf16 tensors get numbers that bf16 holds; the bounds allow for the rounding of
+ *         probabilities and results to bf16, 2^-9 each.
  * Sizes   Head sizes of Stable Diffusion and odd ones, one key, 77 keys, lengths around the block
  *         sizes, packed q, k, v with a row stride.
  */
 #include "autograd/cpu/attention.h"
 
+#include "autograd/numbers.h"
 #include "tests/cpu_check.h"
+
+enum { BF16 = CPU_N_ISA }; /* in place of an instruction set: the kernels for bf16 tensors */
+
+static void check_each(void (*test)(int isa))
+{
+    check_each_isa(test);
+    if (cpu_attention_takes_bf16((int)cpu_isa_here()))
+        test(BF16);
+}
+
+/* n numbers rounded to bf16, on the heap. */
+static uint16_t *halves(const float *x, int64_t n)
+{
+    uint16_t *y = malloc((size_t)(n ? n : 1) * sizeof *y);
+    assert_non_null(y);
+    for (int64_t i = 0; i < n; i++)
+        y[i] = ag_bf16_of_f32(x[i]);
+    return y;
+}
+
+static void round_to_bf16(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = ag_f32_of_bf16(ag_bf16_of_f32(x[i]));
+}
+
+/* Widen n numbers and free them. */
+static void widen(float *y, uint16_t *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] = ag_f32_of_bf16(x[i]);
+    free(x);
+}
 
 typedef struct reference {
     double *out, *lse, *dq, *dk, *dv;
@@ -95,6 +131,56 @@ typedef struct result {
     float *out, *lse, *dq, *dk, *dv;
 } result;
 
+/* The length of q, k, v with a row stride: the last row ends with its last number. */
+static int64_t rows_length(const cpu_attention *a, int64_t rows, int64_t ld)
+{
+    return (rows - 1) * ld + a->heads * a->d;
+}
+
+static void run_bf16(result *r, const cpu_attention *a, const float *q, const float *k, const float *v,
+                     int64_t ld, const float *w, int n_threads)
+{
+    const int64_t c = a->heads * a->d, nq = a->n * a->tq, nk = a->n * a->tk;
+    uint16_t *in[4] = {halves(q, rows_length(a, nq, ld)), halves(k, rows_length(a, nk, ld)),
+                       halves(v, rows_length(a, nk, ld)), halves(w, nq * c)};
+    uint16_t *out = halves(r->out, nq * c), *dq = halves(r->dq, nq * c);
+    uint16_t *dk = halves(r->dk, nk * c), *dv = halves(r->dv, nk * c);
+    const cpu_attention_grad_bf16 g = {.q = in[0], .k = in[1], .v = in[2], .out = out, .dout = in[3],
+                                       .lse = r->lse, .dq = dq, .dk = dk, .dv = dv, .ld_q = ld,
+                                       .ld_k = ld, .ld_v = ld, .ld_out = c, .ld_dout = c, .ld_dq = c,
+                                       .ld_dk = c, .ld_dv = c};
+    void *scratch = check_scratch(cpu_attention_forward_bf16_scratch(a, n_threads));
+
+    cpu_attention_forward_bf16(out, c, r->lse, a, in[0], ld, in[1], ld, in[2], ld, scratch, n_threads);
+    free(scratch);
+    scratch = check_scratch(cpu_attention_backward_bf16_scratch(a, n_threads));
+    cpu_attention_backward_bf16(a, &g, scratch, n_threads);
+    free(scratch);
+    widen(r->out, out, nq * c);
+    widen(r->dq, dq, nq * c);
+    widen(r->dk, dk, nk * c);
+    widen(r->dv, dv, nk * c);
+    for (int i = 0; i < 4; i++)
+        free(in[i]);
+}
+
+static void run_f32(result *r, const cpu_attention *a, const float *q, const float *k, const float *v,
+                    int64_t ld, const float *w, int n_threads, int isa)
+{
+    const int64_t c = a->heads * a->d;
+    const cpu_attention_grad g = {.q = q, .k = k, .v = v, .out = r->out, .dout = w, .lse = r->lse,
+                                  .dq = r->dq, .dk = r->dk, .dv = r->dv, .ld_q = ld, .ld_k = ld,
+                                  .ld_v = ld, .ld_out = c, .ld_dout = c, .ld_dq = c, .ld_dk = c,
+                                  .ld_dv = c};
+    void *scratch = check_scratch(cpu_attention_forward_scratch(a, n_threads, isa));
+
+    cpu_attention_forward(r->out, c, r->lse, a, q, ld, k, ld, v, ld, scratch, n_threads, isa);
+    free(scratch);
+    scratch = check_scratch(cpu_attention_backward_scratch(a, n_threads, isa));
+    cpu_attention_backward(a, &g, scratch, n_threads, isa);
+    free(scratch);
+}
+
 static result result_new(const cpu_attention *a, const float *q, const float *k, const float *v,
                          int64_t ld, const float *w, int n_threads, int isa)
 {
@@ -104,17 +190,11 @@ static result result_new(const cpu_attention *a, const float *q, const float *k,
                 .dq = check_floats(a->n * a->tq * c),
                 .dk = check_floats(a->n * a->tk * c),
                 .dv = check_floats(a->n * a->tk * c)};
-    cpu_attention_grad g = {.q = q, .k = k, .v = v, .out = r.out, .dout = w, .lse = r.lse,
-                            .dq = r.dq, .dk = r.dk, .dv = r.dv, .ld_q = ld, .ld_k = ld,
-                            .ld_v = ld, .ld_out = c, .ld_dout = c, .ld_dq = c, .ld_dk = c,
-                            .ld_dv = c};
-    void *scratch = check_scratch(cpu_attention_forward_scratch(a, n_threads, isa));
 
-    cpu_attention_forward(r.out, c, r.lse, a, q, ld, k, ld, v, ld, scratch, n_threads, isa);
-    free(scratch);
-    scratch = check_scratch(cpu_attention_backward_scratch(a, n_threads, isa));
-    cpu_attention_backward(a, &g, scratch, n_threads, isa);
-    free(scratch);
+    if (isa == BF16)
+        run_bf16(&r, a, q, k, v, ld, w, n_threads);
+    else
+        run_f32(&r, a, q, k, v, ld, w, n_threads, isa);
     return r;
 }
 
@@ -127,6 +207,10 @@ static void result_free(result *r)
     free(r->dv);
 }
 
+/* Of the largest number of a result. */
+static const double BF16_TOLERANCE = 8e-3;
+
+/* tolerance is for f32 */
 static void compare(const cpu_attention *a, int64_t pad, double width, double tolerance, int isa)
 {
     const int64_t c = a->heads * a->d, ld = c + pad;
@@ -135,6 +219,13 @@ static void compare(const cpu_attention *a, int64_t pad, double width, double to
     float *k = check_random(a->n * a->tk * ld, &seed, 0, width);
     float *v = check_random(a->n * a->tk * ld, &seed, 0.3, 1);
     float *w = check_random(a->n * a->tq * c, &seed, 0, 1);
+    if (isa == BF16) {
+        round_to_bf16(q, a->n * a->tq * ld);
+        round_to_bf16(k, a->n * a->tk * ld);
+        round_to_bf16(v, a->n * a->tk * ld);
+        round_to_bf16(w, a->n * a->tq * c);
+        tolerance = BF16_TOLERANCE;
+    }
     double *qd = check_doubles(q, a->n * a->tq * ld), *kd = check_doubles(k, a->n * a->tk * ld);
     double *vd = check_doubles(v, a->n * a->tk * ld), *wd = check_doubles(w, a->n * a->tq * c);
     reference want = reference_new(a, qd, kd, vd, ld, wd);
@@ -146,7 +237,7 @@ static void compare(const cpu_attention *a, int64_t pad, double width, double to
     check_near("dk", isa, got.dk, want.dk, a->n * a->tk * c, tolerance);
     check_near("dv", isa, got.dv, want.dv, a->n * a->tk * c, tolerance);
 
-    for (int n_threads = 2; n_threads <= (a->d == 5 ? 3 : 1); n_threads++) { /* the same bits */
+    for (int n_threads = 2; n_threads <= (a->d == 5 || isa == BF16 ? 3 : 1); n_threads++) { /* the same bits */
         other = result_new(a, q, k, v, ld, w, n_threads, isa);
         check_same("out", isa, got.out, other.out, a->n * a->tq * c);
         check_same("dq", isa, got.dq, other.dq, a->n * a->tq * c);
@@ -185,7 +276,7 @@ static void shapes_of(int isa)
 static void test_shapes(void **state)
 {
     (void)state;
-    check_each_isa(shapes_of);
+    check_each(shapes_of);
 }
 
 /* q, k, v, their gradients and the output as slices of packed tensors, and no lse: the same bits as
@@ -234,10 +325,63 @@ static void packed_of(int isa)
     free(scratch);
     result_free(&r);
 }
+/* The same of bf16 tensors. */
+static void packed_bf16(void)
+{
+    const cpu_attention a = {.n = 2, .heads = 3, .d = 10, .tq = 37, .tk = 37, .scale = -0.3f};
+    const int64_t c = a.heads * a.d, rows = a.n * a.tq;
+    uint64_t seed = 41;
+    float *random = check_random(rows * 4 * c, &seed, 0, 1), *lse = check_floats(a.n * a.heads * a.tq);
+    uint16_t *qkv = halves(random, rows * 3 * c), *w = halves(random + rows * 3 * c, rows * c);
+    uint16_t *grads = malloc((size_t)(rows * 3 * c) * 2), *wide = malloc((size_t)(rows * 2 * c) * 2);
+    float *dense[4];
+    void *scratch = check_scratch(cpu_attention_forward_bf16_scratch(&a, 2) +
+                                  cpu_attention_backward_bf16_scratch(&a, 2));
+    const cpu_attention_grad_bf16 g = {.q = qkv, .k = qkv + c, .v = qkv + 2 * c, .out = wide, .dout = w,
+                                       .lse = lse, .dq = grads, .dk = grads + c, .dv = grads + 2 * c,
+                                       .ld_q = 3 * c, .ld_k = 3 * c, .ld_v = 3 * c, .ld_out = 2 * c,
+                                       .ld_dout = c, .ld_dq = 3 * c, .ld_dk = 3 * c, .ld_dv = 3 * c};
+    result r;
+
+    memset(wide, 0xff, (size_t)(rows * 2 * c) * 2);
+    cpu_attention_forward_bf16(wide, 2 * c, NULL, &a, qkv, 3 * c, qkv + c, 3 * c, qkv + 2 * c, 3 * c,
+                               scratch, 2);
+    cpu_attention_forward_bf16(wide, 2 * c, lse, &a, qkv, 3 * c, qkv + c, 3 * c, qkv + 2 * c, 3 * c,
+                               scratch, 1);
+    cpu_attention_backward_bf16(&a, &g, scratch, 2);
+    for (int part = 0; part < 4; part++) {
+        dense[part] = check_floats(rows * c);
+        for (int64_t i = 0; i < rows * c; i++)
+            dense[part][i] = part < 3 ? random[i / c * 3 * c + part * c + i % c] : random[rows * 3 * c + i];
+    }
+    r = result_new(&a, dense[0], dense[1], dense[2], c, dense[3], 1, BF16);
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < c; i++) {
+            const float *parts[3] = {r.dq, r.dk, r.dv};
+            assert_int_equal(wide[row * 2 * c + i], ag_bf16_of_f32(r.out[row * c + i]));
+            assert_int_equal(wide[row * 2 * c + c + i], 0xffff); /* nothing beside it was written */
+            for (int part = 0; part < 3; part++)
+                assert_int_equal(grads[row * 3 * c + part * c + i],
+                                 ag_bf16_of_f32(parts[part][row * c + i]));
+        }
+    for (int part = 0; part < 4; part++)
+        free(dense[part]);
+    free(random);
+    free(lse);
+    free(qkv);
+    free(w);
+    free(grads);
+    free(wide);
+    free(scratch);
+    result_free(&r);
+}
+
 static void test_packed(void **state)
 {
     (void)state;
     check_each_isa(packed_of);
+    if (cpu_attention_takes_bf16((int)cpu_isa_here()))
+        packed_bf16();
 }
 
 /* Few heads: the keys of the backward pass, or its queries when there are few keys, are cut into
@@ -250,11 +394,13 @@ static void chunks_of(int isa)
             1.0, 4e-6, isa);
     compare(&(cpu_attention){.n = 1, .heads = 1, .d = 5, .tq = 300, .tk = 2100, .scale = 0.5f,
                              .causal = true}, 0, 1.0, 4e-6, isa);
+    compare(&(cpu_attention){.n = 1, .heads = 1, .d = 130, .tq = 70, .tk = 530, .scale = 0.1f}, 0, 1.0,
+            4e-6, isa);
 }
 static void test_chunks(void **state)
 {
     (void)state;
-    check_each_isa(chunks_of);
+    check_each(chunks_of);
 }
 
 /* Scores of several hundred: only one key counts, and nothing overflows. */
@@ -266,7 +412,7 @@ static void large_scores_of(int isa)
 static void test_large_scores(void **state)
 {
     (void)state;
-    check_each_isa(large_scores_of);
+    check_each(large_scores_of);
 }
 
 /* A NaN in one query spoils its row and no other; one in a key spoils every row that sees it. */
@@ -299,7 +445,7 @@ static void nan_of(int isa)
 static void test_nan(void **state)
 {
     (void)state;
-    check_each_isa(nan_of);
+    check_each(nan_of);
 }
 
 /* The reference's own gradient, against differences of its output. */

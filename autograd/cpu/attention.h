@@ -56,6 +56,27 @@ size_t cpu_attention_backward_scratch(const cpu_attention *a, int n_threads, int
 void cpu_attention_backward(const cpu_attention *a, const cpu_attention_grad *g, void *scratch,
                             int n_threads, int isa);
 
+/* The same on bf16 tensors, where the processor multiplies bf16 tiles (CPU_ISA_AMX): products of bf16
+ * numbers with sums in f32, maxima, sums and lse in f32. Probabilities and ds are rounded to bf16
+ * before they are multiplied, so results carry errors of a bf16 rounding relative to the largest
+ * terms of their sums. Strides in elements. */
+bool cpu_attention_takes_bf16(int isa);
+size_t cpu_attention_forward_bf16_scratch(const cpu_attention *a, int n_threads);
+void cpu_attention_forward_bf16(uint16_t *out, int64_t ld_out, float *lse, const cpu_attention *a,
+                                const uint16_t *q, int64_t ld_q, const uint16_t *k, int64_t ld_k,
+                                const uint16_t *v, int64_t ld_v, void *scratch, int n_threads);
+
+typedef struct cpu_attention_grad_bf16 {
+    const uint16_t *q, *k, *v, *out, *dout;
+    const float *lse;
+    uint16_t *dq, *dk, *dv;
+    int64_t ld_q, ld_k, ld_v, ld_out, ld_dout, ld_dq, ld_dk, ld_dv;
+} cpu_attention_grad_bf16;
+
+size_t cpu_attention_backward_bf16_scratch(const cpu_attention *a, int n_threads);
+void cpu_attention_backward_bf16(const cpu_attention *a, const cpu_attention_grad_bf16 *g,
+                                 void *scratch, int n_threads);
+
 /* The probabilities themselves, [N,H,Tq,Tk], for small maps that somebody wants to look at; plain
  * loops. A masked key has probability 0. */
 void cpu_attention_probs(float *probs, const cpu_attention *a, const float *q, int64_t ld_q,

@@ -27,4 +27,19 @@ typedef struct cpu_attention_kernels {
 extern const cpu_attention_kernels cpu_attention_portable, cpu_attention_avx2,
     cpu_attention_avx512;
 
+/* bf16 on AMX (attention_forward_amx.c, attention_backward_amx.c). */
+typedef struct cpu_attention_forward_bf16_args {
+    uint16_t *out;
+    float *lse; /* may be NULL */
+    const uint16_t *q, *k, *v;
+    int64_t ld_out, ld_q, ld_k, ld_v;
+} cpu_attention_forward_bf16_args;
+
+size_t attention_amx_forward_scratch(const cpu_attention *a, int n_threads);
+void attention_amx_forward(const cpu_attention *a, const cpu_attention_forward_bf16_args *io,
+                           void *scratch, int n_threads);
+size_t attention_amx_backward_scratch(const cpu_attention *a, int n_threads);
+void attention_amx_backward(const cpu_attention *a, const cpu_attention_grad_bf16 *io, void *scratch,
+                            int n_threads);
+
 #endif /* AG_CPU_ATTENTION_INTERNAL_H */

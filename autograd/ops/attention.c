@@ -6,7 +6,7 @@
  * Source  Vaswani et al. 2017, arXiv:1706.03762, eq. 1; kernels: autograd/cpu/attention.h.
  * Shapes  q [N,Tq,H*d], k and v [N,Tk,H*d] -> o [N,Tq,H*d] and lse [N,H,Tq], the logarithms of the
  *         softmax's sums. lse is made only while recording. causal: j <= i only.
- * Dtypes  f32 or bf16, all alike; o as q; lse f32.
+ * Dtypes  f32 or bf16, all alike; o as q; lse f32. bf16 is multiplied as it is on AMX, elsewhere as f32.
  * Keeps   q, k, v, o and lse: the probabilities are computed again, block by block.
  *
  * Gradient, with D = dL/do:
@@ -85,11 +85,22 @@ static int isa_of(const ag_call *call)
     return ag_cpu(call->ctx) ? op_isa(call) : (int)cpu_isa_here();
 }
 
+/* Do the kernels take the tensors as they are, in bf16? lse, the one f32 among them, is input 4. */
+static bool runs_bf16(const ag_call *call)
+{
+    for (int i = 0; i < call->op->n_in; i++)
+        if (i != 4 && ag_dtype_of(call->in[i]) != AG_BF16)
+            return false;
+    return cpu_attention_takes_bf16(isa_of(call));
+}
+
 static size_t forward_workspace(const ag_call *call)
 {
     const cpu_attention s = sizes_of(call);
 
-    return op_round_scratch(cpu_attention_forward_scratch(&s, op_threads(call), isa_of(call)));
+    return op_round_scratch(runs_bf16(call)
+                                ? cpu_attention_forward_bf16_scratch(&s, op_threads(call))
+                                : cpu_attention_forward_scratch(&s, op_threads(call), isa_of(call)));
 }
 
 static ag_status attention_kernel(ag_call *call, const op_floats *f)
@@ -106,9 +117,29 @@ static ag_status attention_kernel(ag_call *call, const op_floats *f)
     return AG_OK;
 }
 
+static ag_status attention_bf16(ag_call *call)
+{
+    const cpu_attention s = sizes_of(call);
+    const int64_t ld = s.heads * s.d;
+    void *scratch = ag_scratch(call->ctx, forward_workspace(call));
+
+    if (!scratch)
+        return ag_status_of(call->ctx);
+    cpu_attention_forward_bf16(ag_data(call->out[0]), ld, call->n_out > 1 ? ag_data(call->out[1]) : NULL,
+                               &s, ag_data(call->in[0]), ld, ag_data(call->in[1]), ld,
+                               ag_data(call->in[2]), ld, scratch, op_threads(call));
+    return AG_OK;
+}
+
 static ag_status attention_cpu(ag_call *call)
 {
-    return op_run_f32(call, attention_kernel);
+    return runs_bf16(call) ? attention_bf16(call) : op_run_f32(call, attention_kernel);
+}
+
+/* Scratch of op_run_f32, when that runs the call. */
+static size_t conversions(const ag_call *call)
+{
+    return runs_bf16(call) ? 0 : op_run_f32_scratch(call);
 }
 
 static double scores_of(const ag_call *call)
@@ -123,7 +154,7 @@ static void attention_cost(const ag_call *call, ag_cost *cost)
     const double d = (double)sizes_of(call).d;
 
     cost->flops = scores_of(call) * (4.0 * d + 10.0);
-    cost->scratch = op_run_f32_scratch(call) + forward_workspace(call);
+    cost->scratch = conversions(call) + forward_workspace(call);
 }
 
 /* --- gradient --------------------------------------------------------------------------------- */
@@ -244,7 +275,9 @@ static size_t backward_workspace(const ag_call *call)
 {
     const cpu_attention s = sizes_of(call);
 
-    return op_round_scratch(cpu_attention_backward_scratch(&s, op_threads(call), isa_of(call)));
+    return op_round_scratch(runs_bf16(call)
+                                ? cpu_attention_backward_bf16_scratch(&s, op_threads(call))
+                                : cpu_attention_backward_scratch(&s, op_threads(call), isa_of(call)));
 }
 
 static ag_status backward_kernel(ag_call *call, const op_floats *f)
@@ -266,9 +299,28 @@ static ag_status backward_kernel(ag_call *call, const op_floats *f)
     return AG_OK;
 }
 
+static ag_status backward_bf16(ag_call *call)
+{
+    const cpu_attention s = sizes_of(call);
+    const int64_t ld = s.heads * s.d;
+    const cpu_attention_grad_bf16 g = {
+        .q = ag_data(call->in[0]), .k = ag_data(call->in[1]), .v = ag_data(call->in[2]),
+        .out = ag_data(call->in[3]), .lse = ag_data(call->in[4]), .dout = ag_data(call->in[5]),
+        .dq = ag_data(call->out[0]), .dk = ag_data(call->out[1]), .dv = ag_data(call->out[2]),
+        .ld_q = ld, .ld_k = ld, .ld_v = ld, .ld_out = ld, .ld_dout = ld,
+        .ld_dq = ld, .ld_dk = ld, .ld_dv = ld,
+    };
+    void *scratch = ag_scratch(call->ctx, backward_workspace(call));
+
+    if (!scratch)
+        return ag_status_of(call->ctx);
+    cpu_attention_backward_bf16(&s, &g, scratch, op_threads(call));
+    return AG_OK;
+}
+
 static ag_status backward_cpu(ag_call *call)
 {
-    return op_run_f32(call, backward_kernel);
+    return runs_bf16(call) ? backward_bf16(call) : op_run_f32(call, backward_kernel);
 }
 
 static void backward_cost(const ag_call *call, ag_cost *cost)
@@ -276,7 +328,7 @@ static void backward_cost(const ag_call *call, ag_cost *cost)
     const double d = (double)sizes_of(call).d;
 
     cost->flops = scores_of(call) * (10.0 * d + 15.0);
-    cost->scratch = op_run_f32_scratch(call) + backward_workspace(call);
+    cost->scratch = conversions(call) + backward_workspace(call);
 }
 
 const ag_op ag_op_attention_backward = {
