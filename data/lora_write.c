@@ -346,6 +346,22 @@ static ag_status add_part(file *f, ag_ctx *ctx, data_lora_dialect dialect, const
     return AG_OK;
 }
 
+/* In diffusers' dialect, those with its own names come first: its loader takes the first name of the U-Net for a sign of
+ * all, and would drop them behind one of PEFT's. (huggingface/diffusers: src/diffusers/loaders/peft.py,
+ * load_lora_adapter) */
+static ag_status add_parts(file *f, ag_ctx *ctx, data_lora_dialect dialect, const data_lora_part *parts, int64_t n)
+{
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t i = 0; i < n && ag_status_of(ctx) == AG_OK; i++) {
+            const char *ending = lora_ending(dialect, parts[i].component, parts[i].module, parts[i].kind, DATA_LORA_A);
+            const bool is_second = dialect == DATA_LORA_DIFFUSERS && ending && strcmp(ending, ".lora_A.weight") == 0;
+
+            if (is_second == (pass == 1))
+                add_part(f, ctx, dialect, &parts[i]);
+        }
+    return ag_status_of(ctx);
+}
+
 ag_status data_lora_write(ag_ctx *ctx, const char *path, data_lora_dialect dialect, const data_lora_part *parts,
                           int64_t n, const data_pair *metadata, int64_t n_metadata)
 {
@@ -359,9 +375,7 @@ ag_status data_lora_write(ag_ctx *ctx, const char *path, data_lora_dialect diale
     f.shapes = ag_new(ctx, most, sizeof *f.shapes, "tensors of a LoRA");
     if (ag_status_of(ctx) == AG_OK)
         make_header(&h, path, dialect, parts, n);
-    for (int64_t i = 0; i < n && ag_status_of(ctx) == AG_OK; i++)
-        add_part(&f, ctx, dialect, &parts[i]);
-    if (ag_status_of(ctx) == AG_OK)
+    if (ag_status_of(ctx) == AG_OK && add_parts(&f, ctx, dialect, parts, n) == AG_OK)
         data_safetensors_write(ctx, path, f.sources, f.n, h.pairs, h.n);
     free_header(&h);
     for (int64_t i = 0; i < f.n; i++)
