@@ -49,6 +49,7 @@ ag_status cli_check_output(ag_ctx *ctx, const char *path);
 /* The commands, one file each. */
 int cli_specialize(int argc, char *const *argv);
 int cli_personalize(int argc, char *const *argv);
+int cli_dreambooth(int argc, char *const *argv);
 int cli_sample(int argc, char *const *argv);
 int cli_convert(int argc, char *const *argv);
 int cli_init(int argc, char *const *argv);

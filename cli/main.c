@@ -11,6 +11,7 @@
 const cli_command cli_commands[] = {
     {"specialize", "fine-tune Stable Diffusion on faces of known age (FADING)", cli_specialize},
     {"personalize", "teach it one person from a few dated pictures: a LoRA (SelfAge)", cli_personalize},
+    {"dreambooth", "teach it one person or thing, whole weights or a LoRA", cli_dreambooth},
     {"sample", "pictures from prompts", cli_sample},
     {"sheet", "pictures side by side in one", cli_sheet},
     {"pretrain", "train a small model of drawn faces from scratch", cli_pretrain},

@@ -27,7 +27,7 @@ static const cli_flag PLAN_FLAGS[] = {
 };
 
 /* The commands that can be foreseen. */
-static const cli_trainer *const TRAINERS[] = {&cli_specializer, &cli_personalizer};
+static const cli_trainer *const TRAINERS[] = {&cli_specializer, &cli_personalizer, &cli_dreamer};
 enum { N_TRAINERS = sizeof TRAINERS / sizeof *TRAINERS, MAX_GROUPS = 24 };
 
 static const double GIB = 1073741824.0;
@@ -185,7 +185,7 @@ static const cli_trainer *trainer_named(const char *word)
     return NULL;
 }
 
-static const char WANTED[] = "wanted specialize or personalize and its flags";
+static const char WANTED[] = "wanted specialize, personalize or dreambooth and its flags";
 
 static ag_status check(ag_ctx *ctx, options *o, const cli_parsed *parsed)
 {
@@ -251,7 +251,7 @@ int cli_plan(int argc, char *const *argv)
     cli_group groups[MAX_GROUPS] = {{"the forecast", PLAN_FLAGS, 0}};
     cli_syntax syntax = {
         .command = "plan",
-        .usage = "specialize|personalize [the command's flags]",
+        .usage = "specialize|personalize|dreambooth [the command's flags]",
         .summary = "Say what a training command would take, without running it: its memory, stage by "
                    "stage, and its time, after measuring its own operations on this machine. The "
                    "pictures need not be there yet; the model's configuration must.",

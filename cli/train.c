@@ -1,6 +1,25 @@
 /* train.c - see train.h. */
 #include "cli/train.h"
 
+#include "edit/generate.h"
+
+/* A train_sample_fn: by DDIM. The published programs' sampler for this, DPM-Solver++, is not here. */
+static ag_status sample(data_image *images, ag_ctx *ctx, pipe_model *model, const train_sample_request *r)
+{
+    const edit_generate_options options = {.prompts = &r->prompt,
+                                           .n_prompts = 1,
+                                           .per_prompt = r->n,
+                                           .first = r->first,
+                                           .seed = r->seed,
+                                           .sampler = EDIT_DDIM,
+                                           .n_steps = r->n_steps,
+                                           .guidance = r->guidance,
+                                           .batch = r->n,
+                                           .compute = r->compute};
+
+    return edit_generate(images, ctx, model, &options);
+}
+
 ag_status cli_train_body(ag_ctx *ctx, void *options, const cli_parsed *parsed, const cli_trainer *trainer)
 {
     cli_train_options *o = options;
@@ -14,8 +33,8 @@ ag_status cli_train_body(ag_ctx *ctx, void *options, const cli_parsed *parsed, c
     if (!config)
         return ag_fail(ctx, AG_ENOMEM, "no memory for the configuration");
     json_object_del(config, "hub_token"); /* a secret: the configuration goes where the model goes */
-    if (!trainer->prepare || trainer->prepare(ctx, &o->train) == AG_OK)
-        trainer->train(ctx, &o->train, config);
+    o->train.sample = sample;
+    trainer->train(ctx, &o->train, config);
     json_decref(config);
     return ag_status_of(ctx);
 }

@@ -18,13 +18,11 @@ typedef struct cli_trainer {
     const cli_flag *unused;   /* those of them without effect */
     /* Values that follow from others; NULL: none do. */
     void (*settle)(train_options *options, const cli_parsed *parsed);
-    /* What has to be there before the training; NULL: nothing. */
-    ag_status (*prepare)(ag_ctx *ctx, const train_options *options);
     ag_status (*train)(ag_ctx *ctx, const train_options *options, json_t *config);
     train_foresee foresee;
 } cli_trainer;
 
-extern const cli_trainer cli_specializer, cli_personalizer;
+extern const cli_trainer cli_specializer, cli_personalizer, cli_dreamer;
 
 /* The body of such a command (a cli_body with the trainer). */
 ag_status cli_train_body(ag_ctx *ctx, void *options, const cli_parsed *parsed, const cli_trainer *trainer);

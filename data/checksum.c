@@ -188,6 +188,17 @@ ag_status data_sha256(char out[DATA_SHA256_TEXT], ag_ctx *ctx, const void *bytes
     return status;
 }
 
+ag_status data_sha1(char out[DATA_SHA1_TEXT], ag_ctx *ctx, const void *bytes, size_t n)
+{
+    unsigned char sum[20];
+
+    if (EVP_Digest(bytes, n, sum, NULL, EVP_sha1(), NULL) != 1)
+        return ag_fail(ctx, AG_EUNSUPPORTED, "SHA-1: the crypto library failed");
+    for (size_t i = 0; i < sizeof sum; i++)
+        snprintf(out + 2 * i, 3, "%02x", sum[i]);
+    return AG_OK;
+}
+
 ag_status data_file_sha256(char out[DATA_SHA256_TEXT], ag_ctx *ctx, const char *path)
 {
     EVP_MD_CTX *hash = NULL;

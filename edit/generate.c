@@ -116,7 +116,7 @@ static ag_status generate_batch(data_image *images, ag_ctx *ctx, const pipe_mode
     if (prompts && o->guidance > 1.0)
         uncond = pipe_encode_prompts(ctx, m, prompts, n, 0);
     ag_delete(prompts);
-    x = first_latents(ctx, o, first, n, h, w, nn_unet_config_of(m->unet)->in_channels);
+    x = first_latents(ctx, o, o->first + first, n, h, w, nn_unet_config_of(m->unet)->in_channels);
     x = edit_sample_latents(ctx, m->unet, sampler, x, cond, uncond, o->guidance, &options, o->on_step, o->user);
     if (x)
         edit_decode(images, ctx, m, x, o->compute);

@@ -32,6 +32,7 @@ typedef struct edit_generate_options {
     int64_t n_prompts;
     const char *negative_prompt; /* NULL: empty */
     int64_t per_prompt;          /* pictures of each prompt, >= 1 */
+    int64_t first;               /* number of the first picture: each has the draws of its number */
     int64_t height, width;       /* pixels; 0: the model's own size */
     uint64_t seed;
     bool torch_rng;              /* first latents as PyTorch's CPU generator draws them */

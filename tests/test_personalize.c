@@ -274,6 +274,61 @@ static void test_rates(void **state)
     assert_true(strong > 5e-4 && strong <= 20 * 5e-4 * 1.01);
 }
 
+static void refused(trainer train, const train_options *options, ag_status status, const char *words)
+{
+    ag_ctx *ctx = one_thread();
+    json_t *config = json_object();
+
+    assert_int_equal(train(ctx, options, config), status);
+    check_failed_with(ctx, status, words);
+    assert_false(check_exists(options->output_dir)); /* before anything is written */
+    json_decref(config);
+    ag_ctx_free(ctx);
+}
+
+/* --- pictures of the class -------------------------------------------------------------------- */
+
+/* Stands for a sampler: picture k has the grey of k, the seed and the prompt's length. */
+static ag_status draw(data_image *images, ag_ctx *ctx, pipe_model *model, const train_sample_request *r)
+{
+    assert_true(model->unet && model->vae && model->text && model->tokenizer);
+    assert_true(r->n >= 1 && r->n <= 2 && r->n_steps > 0);
+    for (int64_t i = 0; i < r->n && data_image_new(&images[i], ctx, 16, 16) == AG_OK; i++)
+        memset(images[i].pixels, (int)(40 * (r->first + i) + (int64_t)r->seed + (int64_t)strlen(r->prompt)), 16 * 16 * 3);
+    return ag_status_of(ctx);
+}
+
+/* What is missing is drawn; what a run before this one drew, or a person put there, stays. */
+static void test_class_pictures(void **state)
+{
+    texts t, again_texts;
+    char drawn[420], half[420];
+    train_options o = personal_options(&t, "drawing"), again = personal_options(&again_texts, "drawing-again");
+
+    (void)state;
+    snprintf(drawn, sizeof drawn, "%s/drawn", root);
+    snprintf(half, sizeof half, "%s/half", root);
+    o.class_data_dir = drawn;
+    o.num_class_images = 5;
+    o.sample_batch_size = 2;
+    refused(train_dreambooth, &o, AG_EINVAL, "nobody to draw");
+    o.sample = draw;
+    run_ok(train_dreambooth, &o);
+    assert_int_equal(check_count(drawn, ""), 5);
+    assert_int_equal(check_count(drawn, "4-"), 1);
+
+    again = o;
+    again.output_dir = again_texts.output;
+    again.class_data_dir = half;
+    again.num_class_images = 3;
+    run_ok(train_dreambooth, &again);
+    assert_int_equal(check_count(half, ""), 3);
+    again.num_class_images = 5;
+    run_ok(train_dreambooth, &again);
+    assert_int_equal(check_count(half, ""), 5);
+    same_result(&o, &again);
+}
+
 /* --- prompts ---------------------------------------------------------------------------------- */
 
 static void test_prompts(void **state)
@@ -295,18 +350,6 @@ static void test_prompts(void **state)
 }
 
 /* --- refusals --------------------------------------------------------------------------------- */
-
-static void refused(trainer train, const train_options *options, ag_status status, const char *words)
-{
-    ag_ctx *ctx = one_thread();
-    json_t *config = json_object();
-
-    assert_int_equal(train(ctx, options, config), status);
-    check_failed_with(ctx, status, words);
-    assert_false(check_exists(options->output_dir)); /* before anything is written */
-    json_decref(config);
-    ag_ctx_free(ctx);
-}
 
 static void test_refusals(void **state)
 {
@@ -366,7 +409,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resume), cmocka_unit_test(test_stopped), cmocka_unit_test(test_file),
-        cmocka_unit_test(test_rates),  cmocka_unit_test(test_prompts), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_rates),  cmocka_unit_test(test_class_pictures), cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_refusals),
     };
 
     return cmocka_run_group_tests(tests, set_up_folders, tear_down);

@@ -364,6 +364,8 @@ static void test_checksums(void **state)
     assert_int_equal(data_crc32(0, "123456789", 9), 0xCBF43926);
     check_ok(ctx, data_sha256(sum, ctx, "abc", 3));
     assert_string_equal(sum, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    check_ok(ctx, data_sha1(of_file, ctx, "abc", 3));
+    assert_string_equal(of_file, "a9993e364706816aba3e25717850c26c9cd0d89d");
     check_ok(ctx, data_file_sha256(of_file, ctx, check_write(folder, "abc", "abc", 3)));
     assert_string_equal(of_file, sum);
     check_fails(ctx, data_file_sha256(of_file, ctx, folder), AG_EIO, "a folder");

@@ -290,7 +290,7 @@ ag_status train_ground_set_up(ag_ctx *ctx, train_ground *g)
 {
     if (g->recipe->check(ctx, g->options) == AG_OK && check_rows(ctx, g) == AG_OK &&
         train_prompts_new(&g->prompts, ctx, (int)g->options->tokenizer_max_length) == AG_OK &&
-        g->recipe->open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK && check_model(ctx, g) == AG_OK &&
+        check_model(ctx, g) == AG_OK && g->recipe->open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK &&
         train_prepare_output(ctx, g->options) == AG_OK) {
         if (g->options->caption_dropout > 0.0)
             g->empty_prompt = train_prompts_add(ctx, g->prompts, "");

@@ -14,6 +14,7 @@
 #include "autograd/ops.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
+#include "train/sampler.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -47,6 +48,9 @@ typedef struct train_options {
     /* personalize and dreambooth: the pictures above are the person's, these other people's */
     const char *class_data_dir, *class_age_path, *class_prompt;
     int64_t num_instance_images, num_class_images; /* how many are used; 0: all */
+    int64_t sample_batch_size;      /* pictures of the class drawn at a time */
+    int prior_generation_precision; /* a train_precision */
+    train_sample_fn sample;         /* who draws pictures; NULL: nobody */
 
     /* more of the data: shapes, how often, captions, masks, colours */
     bool aspect_ratio_buckets;
@@ -79,6 +83,7 @@ typedef struct train_options {
     bool train_text_encoder, torch_rng, same_timestep;
     double snr_gamma;    /* 0: off */
     double noise_offset; /* 0: off */
+    bool offset_noise;   /* a noise_offset of 0.1, as dreambooth's program says it */
     int loss_type;       /* an ag_loss_kind */
     double huber_c;
     double ema_decay;    /* 0: off */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "autograd/ops.h"
+#include "train/class_pictures.h"
 #include "train/ground.h"
 
 enum { PERSON, OTHERS, N_SIDES }; /* the halves of a batch */
@@ -188,6 +189,16 @@ static ag_status open_person(ag_ctx *ctx, personalize *p, bool has_ages)
     return ag_status_of(ctx);
 }
 
+/* Draw what is missing of the class, once nothing speaks against the run any more. */
+static ag_status draw_others(ag_ctx *ctx, const personalize *p)
+{
+    const train_options *o = p->ground.options;
+
+    if (p->ground.is_assumed || p->ground.foresight || p->n_sides == 1)
+        return AG_OK;
+    return train_class_pictures(ctx, o);
+}
+
 /* The others'; captions and masks are the person's. */
 static ag_status open_others(ag_ctx *ctx, personalize *p, bool has_ages)
 {
@@ -236,6 +247,7 @@ static ag_status make_samples(ag_ctx *ctx, personalize *p)
     return ag_status_of(ctx);
 }
 
+/* Without ages any picture will do for the class, also one of the model's. */
 static ag_status open_data(ag_ctx *ctx, train_ground *g, bool has_ages)
 {
     personalize *p = (personalize *)g;
@@ -247,6 +259,8 @@ static ag_status open_data(ag_ctx *ctx, train_ground *g, bool has_ages)
         train_ground_assumes(g, o->class_data_dir);
     if (open_person(ctx, p, has_ages) != AG_OK ||
         make_prompts(ctx, p, &p->sides[PERSON], o->instance_prompt, has_ages) != AG_OK)
+        return ag_status_of(ctx);
+    if (!has_ages && draw_others(ctx, p) != AG_OK)
         return ag_status_of(ctx);
     if (p->n_sides > 1 && (open_others(ctx, p, has_ages) != AG_OK ||
                            make_prompts(ctx, p, &p->sides[OTHERS], o->class_prompt, has_ages) != AG_OK))
