@@ -14,7 +14,12 @@
 #include "autograd/cpu/gemm_internal.h"
 #include "autograd/cpu/onednn.h"
 
-enum { DOTS_ROWS = 4, DOTS_COLUMNS = 32, CONVERT_ROWS = 16 };
+enum {
+    DOTS_ROWS = 4,
+    DOTS_COLUMNS = 32,
+    WIDE_K = 64,
+    WIDE_COLUMNS = 64 /* at least nr of every kernel */
+};
 
 const gemm_kernels *gemm_kernels_of(int isa)
 {
@@ -130,14 +135,19 @@ static void call_fill_b_bf16(const gemm_job *job, int64_t batch, float *dst, int
     const cpu_gemm_call *c = job->user;
     const uint16_t *b = (const uint16_t *)c->b + batch * c->stride_b;
     const int nr = job->kernels->nr;
+    float wide[WIDE_K * WIDE_COLUMNS]; /* a piece of one panel */
 
-    for (int64_t j = 0; j < n_cols; j++) /* panel j / nr, column j % nr of it */
-        for (int64_t l = 0; l < n_k; l++)
-            dst[(j / nr * n_k + l) * nr + j % nr] = from_bf16(
-                b[c->transpose_b ? (col + j) * c->ldb + k0 + l : (k0 + l) * c->ldb + col + j]);
-    for (int64_t j = n_cols; j % nr; j++)
-        for (int64_t l = 0; l < n_k; l++)
-            dst[(j / nr * n_k + l) * nr + j % nr] = 0.0f;
+    for (int64_t j = 0; j < n_cols; j += nr, dst += n_k * nr)
+        for (int64_t l = 0; l < n_k; l += WIDE_K) {
+            const int64_t width = n_cols - j < nr ? n_cols - j : nr;
+            const int64_t here = n_k - l < WIDE_K ? n_k - l : WIDE_K;
+            const uint16_t *at = b + (c->transpose_b ? (col + j) * c->ldb + k0 + l
+                                                     : (k0 + l) * c->ldb + col + j);
+
+            widen(wide, at, c->ldb, c->transpose_b ? width : here, c->transpose_b ? here : width);
+            job->kernels->pack_b(dst + l * nr, wide, c->transpose_b ? here : width, c->transpose_b,
+                                 here, width);
+        }
 }
 
 static float *call_row_c(const gemm_job *job, int64_t batch, int64_t row)
