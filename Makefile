@@ -30,23 +30,47 @@ LDLIBS   += -ldnnl $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null) -lm
 OMP      := -fopenmp
 
 # Optional parts: empty means absent. Setting one on the command line wins over detection.
-NVCC     ?= $(shell command -v nvcc 2>/dev/null)
+NVCC     ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 MPICC    ?= $(shell command -v mpicc 2>/dev/null)
 CLANG    ?= $(shell command -v clang 2>/dev/null)
 
-LIB_SRC := $(sort $(wildcard autograd/*.c autograd/ops/*.c autograd/cpu/*.c autograd/cuda/absent.c nn/*.c optim/*.c data/*.c \
+LIB_SRC := $(sort $(wildcard autograd/*.c autograd/ops/*.c autograd/cpu/*.c nn/*.c optim/*.c data/*.c \
              pipeline/*.c edit/*.c train/*.c))
+# The CUDA back end, or what stands in its place. cudart is linked statically and looks for the driver when
+# a device is asked for, so a program with CUDA runs on machines without.
+CUDA_SRC := $(sort $(filter-out autograd/cuda/absent.c,$(wildcard autograd/cuda/*.c autograd/cuda/*.cu)))
+ifneq ($(NVCC),)
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
+             -gencode arch=compute_90,code=compute_90
+LIB_SRC += $(CUDA_SRC)
+CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lpthread
+else
+LIB_SRC += autograd/cuda/absent.c
+endif
 CLI_SRC := $(sort $(wildcard cli/*.c))
 LIB_OBJ := $(LIB_SRC:%=$(OUT)/%.o)
 CLI_OBJ := $(CLI_SRC:%=$(OUT)/%.o)
 TESTS   := $(patsubst tests/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/test_*.c)))
 # What several tests share; the program's own files without its main().
 TEST_OBJ := $(patsubst %,$(OUT)/%.o,tests/check.c) $(filter-out $(OUT)/cli/main.c.o,$(CLI_OBJ))
+# The same back end over the stand-ins of tests/cuda_host/, for machines without a GPU.
+HOST     := $(OUT)/cuda-host
+HOST_OBJ := $(CUDA_SRC:%=$(HOST)/%.o) $(patsubst %,$(HOST)/%.o,$(sort $(wildcard tests/cuda_host/*.cc)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+# What `make test DEVICE=cuda` runs: on the GPU where there is one, else on the stand-ins.
+CUDA_TESTS := test_ops
+ifneq ($(wildcard /dev/nvidia0),)
+CUDA_TESTS := $(CUDA_TESTS:%=$(OUT)/tests/%)
+CUDA_PROGRAM := $(BUILD)/agewright
+else
+CUDA_TESTS := $(CUDA_TESTS:%=$(HOST)/tests/%)
+CUDA_PROGRAM := $(BUILD)/agewright-cuda-host
+endif
 FUZZ_RUNS ?= 1000000
 
 .DEFAULT_GOAL := all
-.PHONY: all setup found help demo test bench fuzz install clean
+.PHONY: all setup found help demo test bench cuda-host fuzz install clean
 .SECONDARY:
 
 all: $(BUILD)/agewright found ## build the program
@@ -66,7 +90,7 @@ $(BUILD)/agewright: $(OUT)/agewright
 	@ln -sf $(MODE)/agewright $@
 
 $(OUT)/agewright: $(CLI_OBJ) $(OUT)/libagewright.a
-	$(CC) $(OPT) $(OMP) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(CC) $(OPT) $(OMP) $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) -o $@
 
 $(OUT)/libagewright.a: $(LIB_OBJ)
 	@rm -f $@
@@ -77,12 +101,17 @@ demo: setup ## the main job from nothing, with pictures: build/demo
 	@$(MAKE) all
 	@scripts/demo.sh $(BUILD)/agewright $(BUILD)/demo
 
-test: setup ## build and run every test
-	@$(MAKE) run-tests
+test: setup ## build and run every test; DEVICE=cuda: those of the CUDA back end
+	@$(MAKE) run-tests$(DEVICE:%=-%)
 
-.PHONY: run-tests
-run-tests: $(TESTS) $(BUILD)/agewright
+.PHONY: run-tests run-tests-cpu run-tests-cuda
+run-tests run-tests-cpu: $(TESTS) $(BUILD)/agewright
 	@tests/run.sh $(BUILD)/agewright $(TESTS)
+
+run-tests-cuda: $(CUDA_TESTS) $(CUDA_PROGRAM)
+	@AG_TEST_DEVICE=cuda tests/run.sh $(CUDA_PROGRAM) $(CUDA_TESTS)
+
+cuda-host: $(BUILD)/agewright-cuda-host ## the program with --device cuda on stand-ins, without a GPU
 
 bench: all ## measure the full-size model, beside PyTorch where it is installed (ROWS=a,b)
 	@scripts/bench.sh $(BUILD)/agewright $(BUILD)/bench.json "$(ROWS)"
@@ -102,10 +131,10 @@ install: all ## install program, library, headers and pkg-config file below PREF
 	install -m 755 $(OUT)/agewright $(DESTDIR)$(PREFIX)/bin/agewright
 	install -m 644 $(OUT)/libagewright.a $(DESTDIR)$(PREFIX)/lib/libagewright.a
 	for h in $$(find autograd nn optim data pipeline edit train -name '*.h' -not -name '*internal*' \
-	  -not -path 'autograd/cpu/*' -not -path 'autograd/ops/*'); do \
+	  -not -path 'autograd/cpu/*' -not -path 'autograd/cuda/*' -not -path 'autograd/ops/*'); do \
 	  install -D -m 644 $$h $(DESTDIR)$(PREFIX)/include/agewright/$$h; done
 	scripts/pkgconfig.sh "$(PREFIX)" "$$(sed -n 's/.*AG_VERSION "\(.*\)"/\1/p' autograd/version.h)" "$(PACKAGES)" \
-	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/agewright.pc
+	  "$(CUDA_LIBS)" > $(DESTDIR)$(PREFIX)/lib/pkgconfig/agewright.pc
 
 clean: ## delete the build directory and nothing else
 	rm -rf $(BUILD)
@@ -115,12 +144,47 @@ clean: ## delete the build directory and nothing else
 %_avx512.c.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 %_amx.c.o:    ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mamx-tile -mamx-bf16 -mfma
 
+# A compiler cache in front of CC serves the others too.
+CACHE := $(filter ccache sccache,$(CC))
+
+$(OUT)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(CACHE) $(NVCC) -std=c++17 -O3 -I. -MMD -MP $(CUDA_ARCH) \
+	  -Xcompiler -fno-exceptions,-fno-threadsafe-statics -c $< -o $@
+
+$(OUT)/autograd/cuda/%.c.o: CPPFLAGS += -I$(CUDA_HOME)/include
+
+HOST_FLAGS := -Itests/cuda_host/include -Itests/cuda_host -fno-strict-aliasing
+HOST_CXX = $(CACHE) $(CXX) -std=c++17 $(OPT) $(OMP) $(HOST_FLAGS) $(CPPFLAGS) -Wall -Wextra -Wno-unknown-pragmas
+
+$(HOST)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(HOST_CXX) -x c++ -c $< -o $@
+
+$(HOST)/%.cc.o: %.cc
+	@mkdir -p $(@D)
+	$(HOST_CXX) -c $< -o $@
+
+$(HOST)/%.c.o: %.c
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 $(OPT) $(OMP) $(HOST_FLAGS) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+
+$(BUILD)/agewright-cuda-host: $(HOST)/agewright
+	@ln -sf $(MODE)/cuda-host/agewright $@
+
+$(HOST)/agewright: $(CLI_OBJ) $(HOST_OBJ) $(OUT)/libagewright.a
+	$(CXX) $(OPT) $(OMP) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+$(HOST)/tests/%: $(OUT)/tests/%.c.o $(TEST_OBJ) $(HOST_OBJ) $(OUT)/libagewright.a
+	@mkdir -p $(@D)
+	$(CXX) $(OPT) $(OMP) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+
 $(OUT)/%.c.o: %.c
 	@mkdir -p $(@D)
 	$(CC) -std=gnu11 $(OPT) $(OMP) $(ISA) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 $(OUT)/tests/%: $(OUT)/tests/%.c.o $(TEST_OBJ) $(OUT)/libagewright.a
-	$(CC) $(OPT) $(OMP) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(CC) $(OPT) $(OMP) $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) -lcmocka -o $@
 
 FUZZ_FLAGS := -std=gnu11 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined
 # The readers are built whole for each target: only instrumented code guides the fuzzer.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Print the pkg-config file of the installed library.
 #
-# usage: scripts/pkgconfig.sh PREFIX VERSION "REQUIRED PACKAGES"
+# usage: scripts/pkgconfig.sh PREFIX VERSION "REQUIRED PACKAGES" "CUDA LIBRARIES"
 cat <<END
 prefix=$1
 libdir=\${prefix}/lib
@@ -12,5 +12,5 @@ Description: autograd, networks and training of face ageing models in C
 Version: $2
 Requires.private: $3
 Cflags: -I\${includedir}/agewright
-Libs: -L\${libdir} -lagewright -ldnnl -fopenmp -lm
+Libs: -L\${libdir} -lagewright -ldnnl -fopenmp -lm $4
 END

@@ -1,0 +1,168 @@
+/* backend.c - opening a device, copies, waiting; the table that autograd/cuda.h promises. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "autograd/cuda/internal.h"
+
+ag_status cuda_failed(ag_cuda *cuda, const char *what, cudaError_t error)
+{
+    (void)cudaGetLastError(); /* it has been told */
+    return ag_fail(cuda->ctx, error == cudaErrorMemoryAllocation ? AG_ENOMEM : AG_EDEVICE, "cuda: %s: %s", what,
+                   cudaGetErrorString(error));
+}
+
+/* --- opening ---------------------------------------------------------------------------------- */
+
+static bool find(ag_cuda *cuda, const char *name, void *function)
+{
+    enum cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion(name, function, 12000, cudaEnableDefault, &result);
+
+    if (error == cudaSuccess && result == cudaDriverEntryPointSuccess)
+        return true;
+    (void)cudaGetLastError();
+    ag_fail(cuda->ctx, AG_EDEVICE, "cuda: the driver has no %s", name);
+    return false;
+}
+
+static bool find_driver(ag_cuda *cuda)
+{
+    cuda_driver *d = &cuda->driver;
+    const CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                      .location = {CU_MEM_LOCATION_TYPE_DEVICE, cuda->device}};
+
+    if (!find(cuda, "cuMemGetAllocationGranularity", &d->granularity) ||
+        !find(cuda, "cuMemAddressReserve", &d->reserve) || !find(cuda, "cuMemAddressFree", &d->unreserve) ||
+        !find(cuda, "cuMemCreate", &d->create) || !find(cuda, "cuMemRelease", &d->destroy) ||
+        !find(cuda, "cuMemMap", &d->map) || !find(cuda, "cuMemUnmap", &d->unmap) ||
+        !find(cuda, "cuMemSetAccess", &d->access))
+        return false;
+    if (d->granularity(&cuda->granularity, &prop, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED) == CUDA_SUCCESS)
+        return true;
+    ag_fail(cuda->ctx, AG_EDEVICE, "cuda: the device does not tell how its memory is divided");
+    return false;
+}
+
+static void close_device(ag_cuda *cuda)
+{
+    if (!cuda)
+        return;
+    if (cuda->stream)
+        cudaStreamDestroy(cuda->stream);
+    cudaFree(cuda->trouble);
+    cudaFreeHost(cuda->trouble_here);
+    (void)cudaGetLastError(); /* nobody is left to tell */
+    free(cuda);
+}
+
+static bool ok(ag_cuda *cuda, const char *what, cudaError_t error)
+{
+    if (error != cudaSuccess)
+        cuda_failed(cuda, what, error);
+    return error == cudaSuccess;
+}
+
+static bool open_parts(ag_cuda *cuda)
+{
+    const size_t bytes = sizeof *cuda->trouble;
+
+    return ok(cuda, "choosing the device", cudaSetDevice(cuda->device)) &&
+           ok(cuda, "asking the device",
+              cudaDeviceGetAttribute(&cuda->n_sm, cudaDevAttrMultiProcessorCount, cuda->device)) &&
+           ok(cuda, "a stream", cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking)) &&
+           ok(cuda, "memory", cudaMalloc((void **)&cuda->trouble, bytes)) &&
+           ok(cuda, "pinned memory", cudaHostAlloc((void **)&cuda->trouble_here, bytes, cudaHostAllocDefault)) &&
+           ok(cuda, "clearing memory", cudaMemsetAsync(cuda->trouble, 0, bytes, cuda->stream)) &&
+           find_driver(cuda);
+}
+
+static ag_cuda *open_device(ag_ctx *ctx)
+{
+    int n = 0;
+    const cudaError_t error = cudaGetDeviceCount(&n);
+    ag_cuda *cuda;
+
+    if (error != cudaSuccess || n < 1) {
+        (void)cudaGetLastError();
+        ag_fail(ctx, AG_EDEVICE, "device cuda: %s; use --device cpu",
+                error == cudaSuccess ? "no device was found" : cudaGetErrorString(error));
+        return NULL;
+    }
+    cuda = calloc(1, sizeof *cuda);
+    if (!cuda) {
+        ag_fail(ctx, AG_ENOMEM, "no memory for the CUDA back end");
+        return NULL;
+    }
+    cuda->ctx = ctx;
+    cuda->last_queued = "nothing";
+    if (open_parts(cuda))
+        return cuda;
+    close_device(cuda);
+    return NULL;
+}
+
+/* --- copies and waiting ----------------------------------------------------------------------- */
+
+static ag_status write_to(ag_cuda *cuda, void *to, const void *from, size_t bytes)
+{
+    const cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda->stream);
+
+    return error == cudaSuccess ? AG_OK : cuda_failed(cuda, "a copy to the device", error);
+}
+
+/* After a wait: did a kernel complain? */
+static ag_status check_trouble(ag_cuda *cuda)
+{
+    const cuda_trouble *t = cuda->trouble_here;
+
+    if (!t->is_there)
+        return AG_OK;
+    cudaMemsetAsync(cuda->trouble, 0, sizeof *cuda->trouble, cuda->stream);
+    return ag_fail(cuda->ctx, AG_EINVAL, "%s: id %lld at %lld is not in a table of %lld rows", t->op->name, t->id,
+                   t->at, t->rows);
+}
+
+static ag_status wait_for(ag_cuda *cuda)
+{
+    cudaError_t error = cudaMemcpyAsync(cuda->trouble_here, cuda->trouble, sizeof *cuda->trouble,
+                                        cudaMemcpyDeviceToHost, cuda->stream);
+
+    if (error == cudaSuccess)
+        error = cudaStreamSynchronize(cuda->stream);
+    if (error != cudaSuccess) {
+        (void)cudaGetLastError();
+        return ag_fail(cuda->ctx, AG_EDEVICE, "cuda: %s, in what was queued up to %s", cudaGetErrorString(error),
+                       cuda->last_queued);
+    }
+    return check_trouble(cuda);
+}
+
+static ag_status read_from(ag_cuda *cuda, void *to, const void *from, size_t bytes)
+{
+    const cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda->stream);
+
+    if (error != cudaSuccess)
+        return cuda_failed(cuda, "a copy from the device", error);
+    return wait_for(cuda);
+}
+
+const ag_cuda_api *ag_cuda_built(void)
+{
+    static const ag_cuda_api API = {
+        .open = open_device,
+        .close = close_device,
+        .kernel = cuda_kernel_of,
+        .write = write_to,
+        .read = read_from,
+        .wait = wait_for,
+        .reserve = cuda_range_reserve,
+        .release = cuda_range_release,
+        .address = cuda_range_address,
+        .map = cuda_range_map,
+        .unmap = cuda_range_unmap,
+        .mapped = cuda_range_mapped,
+    };
+
+    return &API;
+}

@@ -1,0 +1,72 @@
+/* kernels.h - the kernel of each op on a CUDA device, by file. For files in autograd/cuda/ only.
+ *
+ * Each queues its work on the context's stream and returns; it never waits and never allocates but by
+ * ag_scratch(). A function named *_scratch tells what that will be.
+ */
+#ifndef AG_CUDA_KERNELS_H
+#define AG_CUDA_KERNELS_H
+
+#include "autograd/op.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* unary.cu */
+ag_status cuda_unary(ag_call *call);
+ag_status cuda_affine(ag_call *call);
+ag_status cuda_clamp(ag_call *call);
+ag_status cuda_clamp_backward(ag_call *call);
+
+/* binary.cu */
+ag_status cuda_add(ag_call *call);
+ag_status cuda_sub(ag_call *call);
+ag_status cuda_mul(ag_call *call);
+ag_status cuda_div(ag_call *call);
+ag_status cuda_maximum(ag_call *call);
+ag_status cuda_minimum(ag_call *call);
+ag_status cuda_step(ag_call *call);
+
+/* cast.cu */
+ag_status cuda_cast(ag_call *call);
+ag_status cuda_copy(ag_call *call);
+
+/* shape.cu */
+ag_status cuda_permute(ag_call *call);
+ag_status cuda_slice(ag_call *call);
+ag_status cuda_unslice(ag_call *call);
+ag_status cuda_concat(ag_call *call);
+ag_status cuda_broadcast(ag_call *call);
+
+/* reduce.cu */
+ag_status cuda_sum(ag_call *call);
+size_t cuda_sum_scratch(const ag_call *call);
+
+/* softmax.cu */
+ag_status cuda_softmax(ag_call *call);
+ag_status cuda_softmax_backward(ag_call *call);
+
+/* geglu.cu */
+ag_status cuda_geglu(ag_call *call);
+ag_status cuda_geglu_backward(ag_call *call);
+
+/* loss.cu */
+ag_status cuda_row_loss(ag_call *call);
+size_t cuda_row_loss_scratch(const ag_call *call);
+ag_status cuda_row_loss_backward(ag_call *call);
+
+/* inplace.cu */
+ag_status cuda_add_into(ag_call *call);
+ag_status cuda_scale_into(ag_call *call);
+ag_status cuda_fill(ag_call *call);
+ag_status cuda_lerp_into(ag_call *call);
+ag_status cuda_add_sumsq(ag_call *call);
+size_t cuda_add_sumsq_scratch(const ag_call *call);
+ag_status cuda_adamw(ag_call *call);
+size_t cuda_adamw_scratch(const ag_call *call);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* AG_CUDA_KERNELS_H */

@@ -1,0 +1,37 @@
+/* cuda_host.h - what the stand-ins share, and what tests ask of them. */
+#ifndef CUDA_HOST_H
+#define CUDA_HOST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Let `n` more calls pass and fail the next one (and, when `forever`, all after it); n < 0: fail none. The
+ * environment's CUDA_HOST_FAIL=n does so from the start of a program. */
+void cuda_host_fail_in(long n, bool forever);
+/* True when this call is to fail; every call that can fail asks once. */
+bool cuda_host_fails(void);
+
+/* [address, address + bytes) is device memory that was taken and not given back. */
+bool cuda_host_is_device(const void *address, size_t bytes);
+
+/* Say what is wrong and end the program: for what a real device would answer with wrong numbers. */
+void cuda_host_die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+#ifdef __cplusplus
+}
+
+#include <functional>
+
+#include "cuda_runtime_api.h"
+
+/* Put work behind what the stream holds (or into the graph that it records). */
+cudaError_t cuda_host_queue(cudaStream_t stream, std::function<void()> work);
+/* Record an error for cudaGetLastError(); returns it. */
+cudaError_t cuda_host_error(cudaError_t error);
+#endif
+
+#endif /* CUDA_HOST_H */
