@@ -119,8 +119,8 @@ static ag_status check_trouble(ag_cuda *cuda)
     if (!t->is_there)
         return AG_OK;
     cudaMemsetAsync(cuda->trouble, 0, sizeof *cuda->trouble, cuda->stream);
-    return ag_fail(cuda->ctx, AG_EINVAL, "%s: id %lld at %lld is not in a table of %lld rows", t->op->name, t->id,
-                   t->at, t->rows);
+    return ag_fail(cuda->ctx, AG_EINVAL, "%s: id %lld at %lld is not in a table of %lld rows", cuda_kernel_name(t->kernel),
+                   t->id, t->at, t->rows);
 }
 
 static ag_status wait_for(ag_cuda *cuda)

@@ -174,6 +174,34 @@ static __device__ __forceinline__ void cuda_store8(cuda_out y, int64_t i, const 
     }
 }
 
+/* WIDE elements, 8 or 1: for kernels that are written once for both. */
+template <int WIDE>
+static __device__ __forceinline__ void cuda_load_n(float *v, cuda_floats x, int64_t i)
+{
+    if (WIDE == CUDA_VEC)
+        cuda_load8(v, x, i);
+    else
+        v[0] = cuda_load(x, i);
+}
+
+template <int WIDE>
+static __device__ __forceinline__ void cuda_store_n(cuda_out y, int64_t i, const float *v)
+{
+    if (WIDE == CUDA_VEC)
+        cuda_store8(y, i, v);
+    else
+        cuda_store(y, i, v[0]);
+}
+
+/* Index and rest of i / n, by 32-bit numbers when both are small. */
+static __device__ __forceinline__ int64_t cuda_divide(int64_t i, int64_t n, int64_t *rest)
+{
+    const int64_t above = ((i | n) >> 31) == 0 ? (int64_t)((unsigned)i / (unsigned)n) : i / n;
+
+    *rest = i - above * n;
+    return above;
+}
+
 /* --- a map over elements ---------------------------------------------------------------------- */
 
 /* y[i] = f(a[i], b[i]); b may be absent, and is then 0 here. */

@@ -8,25 +8,6 @@ static __device__ __forceinline__ float normal(float g, float *density)
     return 0.5f * erfcf(-g * 0.70710678f);
 }
 
-/* WIDE elements at a time; cols is a multiple of it and, when it is 8, all addresses are aligned. */
-template <int WIDE>
-static __device__ __forceinline__ void load(float *v, cuda_floats x, int64_t i)
-{
-    if (WIDE == CUDA_VEC)
-        cuda_load8(v, x, i);
-    else
-        v[0] = cuda_load(x, i);
-}
-
-template <int WIDE>
-static __device__ __forceinline__ void store(cuda_out y, int64_t i, const float *v)
-{
-    if (WIDE == CUDA_VEC)
-        cuda_store8(y, i, v);
-    else
-        cuda_store(y, i, v[0]);
-}
-
 /* u [R,2C] -> y [R,C] */
 template <int WIDE>
 static __global__ void geglu(cuda_out y, cuda_floats u, int64_t n, int64_t cols)
@@ -34,13 +15,14 @@ static __global__ void geglu(cuda_out y, cuda_floats u, int64_t n, int64_t cols)
     const int64_t step = (int64_t)gridDim.x * blockDim.x * WIDE;
 
     for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * WIDE; i < n; i += step) {
-        const int64_t r = n < 0x7fffffff ? (unsigned)i / (unsigned)cols : i / cols, at = i + r * cols;
+        int64_t rest;
+        const int64_t at = i + cuda_divide(i, cols, &rest) * cols;
         float a[WIDE], g[WIDE], density;
-        load<WIDE>(a, u, at);
-        load<WIDE>(g, u, at + cols);
+        cuda_load_n<WIDE>(a, u, at);
+        cuda_load_n<WIDE>(g, u, at + cols);
         for (int k = 0; k < WIDE; k++)
             a[k] *= g[k] * normal(g[k], &density);
-        store<WIDE>(y, i, a);
+        cuda_store_n<WIDE>(y, i, a);
     }
 }
 
@@ -51,19 +33,20 @@ static __global__ void geglu_backward(cuda_out du, cuda_floats u, cuda_floats d,
     const int64_t step = (int64_t)gridDim.x * blockDim.x * WIDE;
 
     for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * WIDE; i < n; i += step) {
-        const int64_t r = n < 0x7fffffff ? (unsigned)i / (unsigned)cols : i / cols, at = i + r * cols;
+        int64_t rest;
+        const int64_t at = i + cuda_divide(i, cols, &rest) * cols;
         float a[WIDE], g[WIDE], di[WIDE];
-        load<WIDE>(a, u, at);
-        load<WIDE>(g, u, at + cols);
-        load<WIDE>(di, d, i);
+        cuda_load_n<WIDE>(a, u, at);
+        cuda_load_n<WIDE>(g, u, at + cols);
+        cuda_load_n<WIDE>(di, d, i);
         for (int k = 0; k < WIDE; k++) {
             float density;
             const float phi = normal(g[k], &density), slope = fmaf(g[k], density, phi);
             g[k] *= phi * di[k];    /* da */
             a[k] *= slope * di[k];  /* dg */
         }
-        store<WIDE>(du, at, g);
-        store<WIDE>(du, at + cols, a);
+        cuda_store_n<WIDE>(du, at, g);
+        cuda_store_n<WIDE>(du, at + cols, a);
     }
 }
 

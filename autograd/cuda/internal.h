@@ -27,7 +27,7 @@ typedef struct cuda_driver {
 /* What a kernel found wrong in its input, for the next time the host waits. The first one stays. */
 typedef struct cuda_trouble {
     int is_there;
-    const ag_op *op;
+    int kernel;             /* index of the one that found it, see cuda_kernel_name() */
     long long id, at, rows; /* an id that is not in a table */
 } cuda_trouble;
 
@@ -56,6 +56,8 @@ size_t cuda_range_mapped(const ag_cuda_range *range);
 
 /* kernels.c */
 const ag_cuda_kernel *cuda_kernel_of(const ag_op *op);
+int cuda_kernel_index(const ag_op *op);
+const char *cuda_kernel_name(int index);
 
 #ifdef __cplusplus
 }

@@ -24,10 +24,26 @@ static const ag_cuda_kernel KERNELS[] = {
     {&ag_op_concat, cuda_concat, NULL},
     {&ag_op_broadcast, cuda_broadcast, NULL},
     {&ag_op_sum, cuda_sum, cuda_sum_scratch},
+    {&ag_op_layer_norm, cuda_layer_norm, NULL},
+    {&ag_op_layer_norm_backward, cuda_layer_norm_backward, cuda_layer_norm_backward_scratch},
+    {&ag_op_group_norm, cuda_group_norm, cuda_group_norm_scratch},
+    {&ag_op_group_norm_backward, cuda_group_norm_backward, cuda_group_norm_backward_scratch},
     {&ag_op_softmax, cuda_softmax, NULL},
     {&ag_op_softmax_backward, cuda_softmax_backward, NULL},
     {&ag_op_geglu, cuda_geglu, NULL},
     {&ag_op_geglu_backward, cuda_geglu_backward, NULL},
+    {&ag_op_upsample_nearest, cuda_upsample_nearest, NULL},
+    {&ag_op_upsample_nearest_backward, cuda_upsample_nearest_backward, NULL},
+    {&ag_op_avg_pool2d, cuda_avg_pool2d, NULL},
+    {&ag_op_avg_pool2d_backward, cuda_avg_pool2d_backward, NULL},
+    {&ag_op_pad2d, cuda_pad2d, NULL},
+    {&ag_op_pad2d_backward, cuda_pad2d_backward, NULL},
+    {&ag_op_upfirdn2d, cuda_upfirdn2d, NULL},
+    {&ag_op_embedding, cuda_embedding, NULL},
+    {&ag_op_embedding_backward, cuda_embedding_backward, NULL},
+    {&ag_op_timestep_embedding, cuda_timestep_embedding, NULL},
+    {&ag_op_normal, cuda_normal, NULL},
+    {&ag_op_dropout, cuda_dropout, NULL},
     {&ag_op_row_loss, cuda_row_loss, cuda_row_loss_scratch},
     {&ag_op_row_loss_backward, cuda_row_loss_backward, NULL},
     {&ag_op_add_, cuda_add_into, NULL},
@@ -38,10 +54,24 @@ static const ag_cuda_kernel KERNELS[] = {
     {&ag_op_adamw_, cuda_adamw, cuda_adamw_scratch},
 };
 
+int cuda_kernel_index(const ag_op *op)
+{
+    const int n = (int)(sizeof KERNELS / sizeof *KERNELS);
+
+    for (int i = 0; i < n; i++)
+        if (KERNELS[i].op == op)
+            return i;
+    return -1;
+}
+
+const char *cuda_kernel_name(int index)
+{
+    return KERNELS[index].op->name;
+}
+
 const ag_cuda_kernel *cuda_kernel_of(const ag_op *op)
 {
-    for (size_t i = 0; i < sizeof KERNELS / sizeof *KERNELS; i++)
-        if (KERNELS[i].op == op)
-            return &KERNELS[i];
-    return NULL;
+    const int index = cuda_kernel_index(op);
+
+    return index < 0 ? NULL : &KERNELS[index];
 }

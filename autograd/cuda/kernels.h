@@ -42,6 +42,15 @@ ag_status cuda_broadcast(ag_call *call);
 ag_status cuda_sum(ag_call *call);
 size_t cuda_sum_scratch(const ag_call *call);
 
+/* norm.cu */
+ag_status cuda_layer_norm(ag_call *call);
+ag_status cuda_layer_norm_backward(ag_call *call);
+size_t cuda_layer_norm_backward_scratch(const ag_call *call);
+ag_status cuda_group_norm(ag_call *call);
+size_t cuda_group_norm_scratch(const ag_call *call);
+ag_status cuda_group_norm_backward(ag_call *call);
+size_t cuda_group_norm_backward_scratch(const ag_call *call);
+
 /* softmax.cu */
 ag_status cuda_softmax(ag_call *call);
 ag_status cuda_softmax_backward(ag_call *call);
@@ -49,6 +58,28 @@ ag_status cuda_softmax_backward(ag_call *call);
 /* geglu.cu */
 ag_status cuda_geglu(ag_call *call);
 ag_status cuda_geglu_backward(ag_call *call);
+
+/* resample.cu */
+ag_status cuda_upsample_nearest(ag_call *call);
+ag_status cuda_upsample_nearest_backward(ag_call *call);
+ag_status cuda_avg_pool2d(ag_call *call);
+ag_status cuda_avg_pool2d_backward(ag_call *call);
+ag_status cuda_pad2d(ag_call *call);
+ag_status cuda_pad2d_backward(ag_call *call);
+
+/* upfirdn2d.cu */
+ag_status cuda_upfirdn2d(ag_call *call);
+
+/* embedding.cu */
+ag_status cuda_embedding(ag_call *call);
+ag_status cuda_embedding_backward(ag_call *call);
+
+/* source.cu */
+ag_status cuda_timestep_embedding(ag_call *call);
+ag_status cuda_normal(ag_call *call);
+
+/* dropout.cu */
+ag_status cuda_dropout(ag_call *call);
 
 /* loss.cu */
 ag_status cuda_row_loss(ag_call *call);

@@ -54,7 +54,8 @@ static __global__ void copy_rows(T *y, int64_t y_stride, const T *x, int64_t x_s
     const int64_t step = (int64_t)gridDim.x * blockDim.x, n = outer * inner;
 
     for (int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; at < n; at += step) {
-        const int64_t o = n < 0x7fffffff ? (unsigned)at / (unsigned)inner : at / inner, i = at - o * inner;
+        int64_t i;
+        const int64_t o = cuda_divide(at, inner, &i);
         y[o * y_stride + i] = x[o * x_stride + i];
     }
 }

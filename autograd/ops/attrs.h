@@ -126,6 +126,13 @@ typedef struct op_normal_attr {
     int64_t dims[AG_MAX_DIMS]; /* of one row */
 } op_normal_attr;
 
+/* --- dropout.c ------------------------------------------------------------------------------- */
+
+typedef struct op_dropout_attr {
+    ag_draw draw;
+    double p;
+} op_dropout_attr;
+
 /* --- loss.c ---------------------------------------------------------------------------------- */
 
 typedef struct op_loss_attr {

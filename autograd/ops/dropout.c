@@ -7,19 +7,15 @@
  * Shapes  any; y as x. Dtypes f32 or bf16, y as x.
  * Keeps   nothing: the mask is a function of the draw, so the gradient draws it again.
  */
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
 enum { PIECE = 1024 }; /* values whose words are drawn at once; a multiple of 4 */
 
-typedef struct dropout_attr {
-    ag_draw draw;
-    double p;
-} dropout_attr;
-
 static ag_status dropout_shape(ag_call *call)
 {
-    const dropout_attr *a = call->attr;
+    const op_dropout_attr *a = call->attr;
 
     if (op_check_floats(call, 0) != AG_OK)
         return ag_status_of(call->ctx);
@@ -31,7 +27,7 @@ static ag_status dropout_shape(ag_call *call)
 
 static ag_status dropout_kernel(ag_call *call, const op_floats *f)
 {
-    const dropout_attr *a = call->attr;
+    const op_dropout_attr *a = call->attr;
     const float *x = f->in[0], raise = (float)(1.0 / (1.0 - a->p));
     float *y = f->out[0];
     const uint32_t least = (uint32_t)(a->p * 0x1p32);
@@ -56,7 +52,7 @@ static ag_status dropout_cpu(ag_call *call)
 
 static void dropout_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
-    const dropout_attr *a = node->attr;
+    const op_dropout_attr *a = node->attr;
 
     grad[0] = ag_dropout(ctx, d[0], a->p, a->draw);
 }
@@ -64,7 +60,7 @@ static void dropout_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_ten
 const ag_op ag_op_dropout = {
     .name = "dropout",
     .n_in = 1,
-    .attr_size = sizeof(dropout_attr),
+    .attr_size = sizeof(op_dropout_attr),
     .shape = dropout_shape,
     .run = {[AG_CPU] = dropout_cpu},
     .grad = dropout_grad,
@@ -73,5 +69,5 @@ const ag_op ag_op_dropout = {
 
 ag_tensor *ag_dropout(ag_ctx *ctx, ag_tensor *x, double p, ag_draw draw)
 {
-    return ag_apply(ctx, &ag_op_dropout, &x, &(dropout_attr){draw, p});
+    return ag_apply(ctx, &ag_op_dropout, &x, &(op_dropout_attr){draw, p});
 }

@@ -1,0 +1,24 @@
+/* dropout.cu - the CUDA twin of ops/dropout.c. */
+#include "autograd/cuda/philox.cuh"
+
+/* A thread does the four values of a block of words. */
+static __global__ void dropout(cuda_out y, cuda_floats x, int64_t n, ag_draw draw, unsigned least, float raise)
+{
+    const int64_t step = (int64_t)gridDim.x * blockDim.x;
+
+    for (int64_t block = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; 4 * block < n; block += step) {
+        unsigned words[4];
+        cuda_draw_block(draw, (uint64_t)block, words);
+        for (int k = 0; k < 4 && 4 * block + k < n; k++)
+            cuda_store(y, 4 * block + k, words[k] >= least ? raise * cuda_load(x, 4 * block + k) : 0.0f);
+    }
+}
+
+ag_status cuda_dropout(ag_call *call)
+{
+    const op_dropout_attr *a = (const op_dropout_attr *)call->attr;
+    const int64_t n = ag_numel(call->in[0]);
+
+    return cuda_launch_over(call, (n + 3) / 4, dropout, cuda_to(call->out[0]), cuda_in(call->in[0]), n, a->draw,
+                            (unsigned)(a->p * 4294967296.0), (float)(1.0 / (1.0 - a->p)));
+}
