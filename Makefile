@@ -56,7 +56,7 @@ TESTS   := $(patsubst tests/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/test_*.c)
 TEST_OBJ := $(patsubst %,$(OUT)/%.o,tests/check.c) $(filter-out $(OUT)/cli/main.c.o,$(CLI_OBJ))
 # The same back end over the stand-ins of tests/cuda_host/, for machines without a GPU.
 HOST     := $(OUT)/cuda-host
-HOST_OBJ := $(CUDA_SRC:%=$(HOST)/%.o) $(patsubst %,$(HOST)/%.o,$(sort $(wildcard tests/cuda_host/*.cc)))
+HOST_OBJ := $(patsubst %,$(HOST)/%.o,$(filter-out autograd/cuda/library.c,$(CUDA_SRC))) $(patsubst %,$(HOST)/%.o,$(sort $(wildcard tests/cuda_host/*.cc)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 # What `make test DEVICE=cuda` runs: on the GPU where there is one, else on the stand-ins.
 CUDA_TESTS := test_ops
@@ -152,7 +152,7 @@ $(OUT)/%.cu.o: %.cu
 	$(CACHE) $(NVCC) -std=c++17 -O3 -I. -MMD -MP $(CUDA_ARCH) \
 	  -Xcompiler -fno-exceptions,-fno-threadsafe-statics -c $< -o $@
 
-$(OUT)/autograd/cuda/%.c.o: CPPFLAGS += -I$(CUDA_HOME)/include
+$(OUT)/autograd/cuda/%.c.o: CPPFLAGS += -isystem $(CUDA_HOME)/include
 
 HOST_FLAGS := -Itests/cuda_host/include -Itests/cuda_host -fno-strict-aliasing
 HOST_CXX = $(CACHE) $(CXX) -std=c++17 $(OPT) $(OMP) $(HOST_FLAGS) $(CPPFLAGS) -Wall -Wextra -Wno-unknown-pragmas

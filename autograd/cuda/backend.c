@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "autograd/cuda/gemm.h"
 #include "autograd/cuda/internal.h"
 
 ag_status cuda_failed(ag_cuda *cuda, const char *what, cudaError_t error)
@@ -48,8 +49,11 @@ static void close_device(ag_cuda *cuda)
 {
     if (!cuda)
         return;
-    if (cuda->stream)
+    if (cuda->stream) {
+        cudaStreamSynchronize(cuda->stream);
         cudaStreamDestroy(cuda->stream);
+    }
+    cuda_gemm_state_free(cuda->gemm);
     cudaFree(cuda->trouble);
     cudaFreeHost(cuda->trouble_here);
     (void)cudaGetLastError(); /* nobody is left to tell */

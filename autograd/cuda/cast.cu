@@ -2,6 +2,7 @@
 #include <cuda_fp16.h>
 
 #include "autograd/cuda/device.cuh"
+#include "autograd/cuda/gemm.h"
 
 struct same {
     __device__ float operator()(float x, float) const { return x; }
@@ -65,26 +66,32 @@ static __global__ void cast_any(void *y, int to, const void *x, int from, int64_
         put(y, to, i, get(x, from, i));
 }
 
-static bool is_short(const ag_tensor *t) /* one that kernels read as f32 */
+static bool is_short(ag_dtype dtype) /* one that kernels read as f32 */
 {
-    return ag_dtype_of(t) == AG_F32 || ag_dtype_of(t) == AG_BF16;
+    return dtype == AG_F32 || dtype == AG_BF16;
 }
 
-static ag_status copy_values(const ag_call *call, const ag_tensor *y, const ag_tensor *x)
+ag_status cuda_cast_values(const ag_call *call, void *to, ag_dtype to_type, const void *from, ag_dtype from_type,
+                           int64_t n)
 {
     ag_cuda *cuda = ag_cuda_of(call->ctx);
     cudaError_t error;
 
-    if (ag_data(y) == ag_data(x) || ag_numel(y) == 0)
+    if (to == from || n == 0)
         return AG_OK;
-    if (ag_dtype_of(y) == ag_dtype_of(x)) {
-        error = cudaMemcpyAsync(ag_data(y), ag_data(x), ag_nbytes(y), cudaMemcpyDeviceToDevice, cuda->stream);
+    if (to_type == from_type) {
+        error = cudaMemcpyAsync(to, from, (size_t)n * ag_dtype_size(to_type), cudaMemcpyDeviceToDevice, cuda->stream);
         return error == cudaSuccess ? AG_OK : cuda_failed(cuda, call->op->name, error);
     }
-    if (is_short(y) && is_short(x))
-        return cuda_map(call, cuda_to(y), cuda_in(x), cuda_in(NULL), ag_numel(y), same());
-    return cuda_launch_over(call, ag_numel(y), cast_any, ag_data(y), (int)ag_dtype_of(y), ag_data(x),
-                            (int)ag_dtype_of(x), ag_numel(y));
+    if (is_short(to_type) && is_short(from_type))
+        return cuda_map(call, cuda_out{to, to_type == AG_BF16, cuda_aligned(to)},
+                        cuda_floats{from, from_type == AG_BF16, cuda_aligned(from)}, cuda_floats{}, n, same());
+    return cuda_launch_over(call, n, cast_any, to, (int)to_type, from, (int)from_type, n);
+}
+
+static ag_status copy_values(const ag_call *call, const ag_tensor *y, const ag_tensor *x)
+{
+    return cuda_cast_values(call, ag_data(y), ag_dtype_of(y), ag_data(x), ag_dtype_of(x), ag_numel(y));
 }
 
 ag_status cuda_cast(ag_call *call)

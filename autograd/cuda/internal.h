@@ -40,6 +40,7 @@ struct ag_cuda {
     size_t granularity;   /* of device memory behind addresses */
     cuda_trouble *trouble;      /* on the device */
     cuda_trouble *trouble_here; /* pinned, on the host */
+    struct cuda_gemm_state *gemm; /* gemm.h; NULL before the first product */
     const char *last_queued;    /* name of the op whose kernel was queued last */
 };
 

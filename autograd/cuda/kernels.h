@@ -42,6 +42,26 @@ ag_status cuda_broadcast(ag_call *call);
 ag_status cuda_sum(ag_call *call);
 size_t cuda_sum_scratch(const ag_call *call);
 
+/* matmul.c */
+ag_status cuda_matmul(ag_call *call);
+size_t cuda_matmul_scratch(const ag_call *call);
+ag_status cuda_linear(ag_call *call);
+size_t cuda_linear_scratch(const ag_call *call);
+
+/* conv2d.c */
+ag_status cuda_conv2d(ag_call *call);
+size_t cuda_conv2d_scratch(const ag_call *call);
+ag_status cuda_conv2d_backward_data(ag_call *call);
+size_t cuda_conv2d_backward_data_scratch(const ag_call *call);
+ag_status cuda_conv2d_backward_weights(ag_call *call);
+size_t cuda_conv2d_backward_weights_scratch(const ag_call *call);
+
+/* attention.cu */
+ag_status cuda_attention(ag_call *call);
+ag_status cuda_attention_backward(ag_call *call);
+size_t cuda_attention_backward_scratch(const ag_call *call);
+ag_status cuda_attention_probs(ag_call *call);
+
 /* norm.cu */
 ag_status cuda_layer_norm(ag_call *call);
 ag_status cuda_layer_norm_backward(ag_call *call);
