@@ -473,8 +473,8 @@ static ag_status encode_between(encoder *e, const char *text, size_t size, bool 
         if (begin < done)
             begin = done;
         status = encode_piece(e, text + done, begin - done, normalized);
-        if (status == AG_OK)
-            status = emit(e, added->id);
+        for (int64_t i = 0; i <= added->n_more && status == AG_OK; i++)
+            status = emit(e, added->id + i);
         e->n_words++;
         done = end;
         if (at < end)
@@ -560,6 +560,24 @@ ag_status data_tokenizer_encode(const data_tokenizer *tok, ag_ctx *ctx, const ch
     return data_tokenizer_encode_bytes(tok, ctx, utf8, strlen(utf8), ids, mask, max_length);
 }
 
+ag_status data_tokenizer_add(data_tokenizer *tok, ag_ctx *ctx, const char *token, int64_t n, int64_t *first_id)
+{
+    const int64_t id = data_tokenizer_size(tok);
+    const size_t size = strlen(token);
+    bool is_known = tok_find(tok, token, size) >= 0;
+
+    for (int i = 0; i < tok->n_added; i++)
+        is_known |= strcmp(tok->added[i].content, token) == 0;
+    if (is_known)
+        return ag_fail(ctx, AG_EINVAL, "%s: \"%s\" is a token already: wanted a new one", tok->folder, token);
+    if (size == 0 || size > TOK_MAX_TEXT_BYTES || tok_bad_utf8(token, size) < size)
+        return ag_fail(ctx, AG_EINVAL, "a new token \"%.40s\": wanted text in UTF-8", token);
+    if (n < 1 || n > TOK_MAX_ID - id)
+        return ag_fail(ctx, AG_EINVAL, "a new token \"%.40s\" of %lld ids", token, (long long)n);
+    *first_id = id;
+    return tok_add_token(tok, ctx, token, id, n);
+}
+
 int data_tokenizer_max_length(const data_tokenizer *tok)
 {
     return tok->max_length;
@@ -570,8 +588,8 @@ int64_t data_tokenizer_size(const data_tokenizer *tok)
     int64_t largest = tok->n_entries > 0 ? tok->entries[tok->n_entries - 1].id : -1;
 
     for (int i = 0; i < tok->n_added; i++)
-        if (tok->added[i].id > largest)
-            largest = tok->added[i].id;
+        if (tok->added[i].id + tok->added[i].n_more > largest)
+            largest = tok->added[i].id + tok->added[i].n_more;
     return largest + 1;
 }
 
@@ -600,7 +618,7 @@ const char *data_tokenizer_token(const data_tokenizer *tok, int64_t id)
     int64_t low = 0, high = tok->n_entries;
 
     for (int i = 0; i < tok->n_added; i++)
-        if (tok->added[i].id == id)
+        if (id >= tok->added[i].id && id - tok->added[i].id <= tok->added[i].n_more)
             return tok->added[i].content;
     while (low < high) {
         const int64_t middle = (low + high) / 2;

@@ -6,7 +6,7 @@
  * Special and added tokens found in the text become their ids directly. Every id comes from the
  * files; none is built in.
  *
- * Ownership  A tokenizer owns its tables and does not change after it was opened: any number of
+ * Ownership  A tokenizer owns its tables and does not change once its tokens are added: any number of
  *            threads may encode with it, each with a context of its own.
  */
 #ifndef DATA_TOKENIZER_H
@@ -28,6 +28,11 @@ typedef struct data_tokenizer data_tokenizer;
  * special_tokens_map.json and added_tokens.json are read when present. */
 ag_status data_tokenizer_open(data_tokenizer **out, ag_ctx *ctx, const char *folder);
 void data_tokenizer_close(data_tokenizer *tok); /* NULL is fine */
+
+/* Add a token, found in texts as transformers' add_tokens() has it (anywhere, in lower case), which
+ * becomes n ids of its own in a row; *first_id is after all that are there. AG_EINVAL when the
+ * vocabulary has it. Nobody may encode meanwhile. */
+ag_status data_tokenizer_add(data_tokenizer *tok, ag_ctx *ctx, const char *token, int64_t n, int64_t *first_id);
 
 /* Encode one text: begin id, the text's ids cut to max_length - 2, end id, then the pad id up to
  * max_length. mask (may be NULL) is 1 up to and with the end id and 0 on the padding.

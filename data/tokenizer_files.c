@@ -253,29 +253,46 @@ static ag_status add_token(data_tokenizer *tok, ag_ctx *ctx, const tok_added *de
     return AG_OK;
 }
 
-/* Once all are known: what is looked for in the text, and the lists by first byte. */
+/* What is looked for in the text, and its place in the lists by first byte. */
+static ag_status index_token(data_tokenizer *tok, ag_ctx *ctx, int i)
+{
+    tok_added *added = &tok->added[i];
+    int32_t *first;
+    size_t n = strlen(added->content);
+
+    if (!added->normalized)
+        added->pattern = ag_strdup(ctx, added->content);
+    else if (tok_normalize(&added->pattern, &n, ctx, added->content, n) != AG_OK)
+        return ag_status_of(ctx);
+    if (!added->pattern)
+        return AG_ENOMEM;
+    added->length = n;
+    added->next = -1;
+    if (n == 0)
+        return AG_OK;
+    first = &tok->first_added[added->normalized][(unsigned char)added->pattern[0]];
+    added->next = *first;
+    *first = i;
+    return AG_OK;
+}
+
+/* Once all are known. */
 static ag_status index_added(data_tokenizer *tok, ag_ctx *ctx)
 {
-    for (int i = 0; i < tok->n_added; i++) {
-        tok_added *added = &tok->added[i];
-        int32_t *first;
-        size_t n = strlen(added->content);
+    for (int i = 0; i < tok->n_added && ag_status_of(ctx) == AG_OK; i++)
+        index_token(tok, ctx, i);
+    return ag_status_of(ctx);
+}
 
-        if (!added->normalized)
-            added->pattern = ag_strdup(ctx, added->content);
-        else if (tok_normalize(&added->pattern, &n, ctx, added->content, n) != AG_OK)
-            return ag_status_of(ctx);
-        if (!added->pattern)
-            return AG_ENOMEM;
-        added->length = n;
-        added->next = -1;
-        if (n == 0)
-            continue;
-        first = &tok->first_added[added->normalized][(unsigned char)added->pattern[0]];
-        added->next = *first;
-        *first = i;
-    }
-    return AG_OK;
+ag_status tok_add_token(data_tokenizer *tok, ag_ctx *ctx, const char *content, int64_t id, int64_t n)
+{
+    const tok_added token = {.content = (char *)content, .normalized = true};
+
+    if (add_token(tok, ctx, &token) != AG_OK)
+        return ag_status_of(ctx);
+    tok->added[tok->n_added - 1].id = id;
+    tok->added[tok->n_added - 1].n_more = n - 1;
+    return index_token(tok, ctx, tok->n_added - 1);
 }
 
 /* A token as files describe it: a string, or an object with `content`. A token that is named

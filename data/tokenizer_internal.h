@@ -37,7 +37,7 @@ typedef struct tok_added {
     char *content;
     char *pattern; /* what is looked for: content, normalized where `normalized` says so */
     size_t length; /* of pattern */
-    int64_t id;
+    int64_t id, n_more; /* stands for id .. id + n_more */
     bool special;
     bool listed;      /* described in a list of added tokens, not by a name like bos_token */
     bool normalized;  /* found in the normalized text instead of the raw one */
@@ -84,6 +84,8 @@ void tok_byte_symbol(char out[3], int byte);
 /* --- reading (tokenizer_files.c) ------------------------------------------------------------- */
 
 ag_status tok_read_files(data_tokenizer *tok, ag_ctx *ctx);
+/* Add a token once all files are read: it stands for n ids from `id` on. */
+ag_status tok_add_token(data_tokenizer *tok, ag_ctx *ctx, const char *content, int64_t id, int64_t n);
 extern const char *const tok_file_names[]; /* every file of a tokenizer's folder; NULL ends it */
 
 /* --- text (tokenizer_text.c) ----------------------------------------------------------------- */

@@ -67,7 +67,9 @@ CASES = {
         "tokenizer_config.json": {"split_special_tokens": True, "model_max_length": 77},
         "special_tokens_map.json": None},
     "one_file": {"vocab.json": None, "merges.txt": None},  # with a tokenizer.json
+    "grown": {},
 }
+GROWN = ["<My-Cat>", "sks", "<my", "\u00e9t\u00e9"]  # added to that tokenizer once it is open
 
 TEXTS = [
     "", " ", "photo of a 70 year old person", "  A  Photo\nof An Old Woman! ", "You should've done this",
@@ -79,14 +81,15 @@ TEXTS = [
     "“curly” ‘quotes’ … –", "\u0d3b\u0952 \u07fd\u0316 \U00011935\U00011930", "\U00010d50\U00016ea0\ua7da\u1c89", "\U0001e5f1\U00010d41",
     "<My-Cat> <my-cat> <MY-cat> <my dog", "sks Sks SKS sksman Sks  man xSks Sks_", "*star* a*b", "<cat> x<cat>y  <cat>, <CAT> _<cat>",
     "zz top ZZ Top", "[MASK] [mask]  [CLS] [cls] <age>x <Sex>  y <sex> <img> a|b |", " ".join(["person"] * 40),
-    "\u1e9e\u0130\u0049\u0307 \u01c5 \u1fb3 \u2126 \u212a", "क्षत्रिय ಠ_ಠ ᏸ ꭰ", "x\ud7a3\u11a7", "supercalifragilisticexpialidocious",
+    "\u00c9t\u00e9 l'e\u0301te\u0301 d'\u00e9t\u00e9s", "\u1e9e\u0130\u0049\u0307 \u01c5 \u1fb3 \u2126 \u212a", "क्षत्रिय ಠ_ಠ ᏸ ꭰ", "x\ud7a3\u11a7", "supercalifragilisticexpialidocious",
 ]
 
 
-def encode(folder, texts, length):
+def encode(folder, texts, length, more=()):
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(list(more))
     return [tokenizer(t, padding="max_length", truncation=True, max_length=length)["input_ids"] for t in texts]
 
 
@@ -109,8 +112,9 @@ def cases(small, out):
                     os.remove(path)
                 elif name != "one_file":
                     json.dump(content, open(path, "w"))
-            ids = encode(folder, TEXTS, LENGTH)
-        result.append({"name": name, "files": files, "ids": ids})
+            more = GROWN if name == "grown" else []
+            ids = encode(folder, TEXTS, LENGTH, more)
+        result.append({"name": name, "files": files, "add": more, "ids": ids})
     dump({"length": LENGTH, "texts": TEXTS, "cases": result}, out)
 
 

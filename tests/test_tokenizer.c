@@ -73,6 +73,7 @@ static void small_vocabulary_equals_transformers(void **state)
         data_tokenizer *tok = NULL;
         const char *name;
         json_t *content;
+        size_t k;
 
         check_ok(ctx, data_tokenizer_write_small(ctx, folder));
         json_object_foreach (json_object_get(one, "files"), name, content) {
@@ -82,11 +83,45 @@ static void small_vocabulary_equals_transformers(void **state)
                 check_ok(ctx, data_json_write(ctx, check_path(folder, name), content));
         }
         check_ok(ctx, data_tokenizer_open(&tok, ctx, folder));
+        json_array_foreach (json_object_get(one, "add"), k, content) {
+            int64_t id = -1;
+            check_ok(ctx, data_tokenizer_add(tok, ctx, json_string_value(content), 1, &id));
+            assert_int_equal(id, DATA_TOKENIZER_SMALL_SIZE + (int64_t)k);
+        }
         compare(tok, document, one);
         data_tokenizer_close(tok);
         check_folder_remove(folder);
     }
     json_decref(document);
+}
+
+/* A token of several ids stands for all of them; one that is there is refused. */
+static void tokens_are_added(void **state)
+{
+    char *folder = check_folder_new();
+    data_tokenizer *tok = NULL;
+    int64_t ids[16], plain[16], id = -1, other = -1;
+
+    (void)state;
+    check_ok(ctx, data_tokenizer_write_small(ctx, folder));
+    check_ok(ctx, data_tokenizer_open(&tok, ctx, folder));
+    check_ok(ctx, data_tokenizer_encode(tok, ctx, "photo of person", plain, NULL, 16));
+    check_ok(ctx, data_tokenizer_add(tok, ctx, "<Me>", 3, &id));
+    check_ok(ctx, data_tokenizer_add(tok, ctx, "<you>", 1, &other));
+    assert_true(id == 1000 && other == 1003);
+    assert_int_equal(data_tokenizer_size(tok), 1004);
+    check_ok(ctx, data_tokenizer_encode(tok, ctx, "photo of<me>person <YOU>", ids, NULL, 16));
+    assert_true(ids[1] == plain[1] && ids[2] == plain[2] && ids[6] == plain[3] && ids[7] == 1003);
+    for (int k = 0; k < 3; k++)
+        assert_int_equal(ids[3 + k], 1000 + k);
+    assert_string_equal(data_tokenizer_token(tok, 1001), "<Me>");
+    check_failed(ctx, data_tokenizer_add(tok, ctx, "<Me>", 1, &id), AG_EINVAL, "\"<Me>\" is a token already");
+    check_failed(ctx, data_tokenizer_add(tok, ctx, "person</w>", 1, &id), AG_EINVAL, "is a token already");
+    check_failed(ctx, data_tokenizer_add(tok, ctx, "", 1, &id), AG_EINVAL, "\"\"");
+    check_failed(ctx, data_tokenizer_add(tok, ctx, "a\xff", 1, &id), AG_EINVAL, "UTF-8");
+    check_failed(ctx, data_tokenizer_add(tok, ctx, "<us>", 0, &id), AG_EINVAL, "0 ids");
+    data_tokenizer_close(tok);
+    check_folder_remove(folder);
 }
 
 static void real_vocabulary_equals_transformers(void **state)
@@ -262,6 +297,7 @@ static void refused_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(small_vocabulary_equals_transformers),
+                                       cmocka_unit_test(tokens_are_added),
                                        cmocka_unit_test(real_vocabulary_equals_transformers),
                                        cmocka_unit_test(small_vocabulary_is_what_it_says),
                                        cmocka_unit_test(bad_files_are_refused),
