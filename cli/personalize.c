@@ -64,6 +64,7 @@ static const cli_group GROUPS[] = {
     {"prior preservation", cli_prior_flags, AT(train)},
     {"and contrast", cli_contrast_flags, AT(train)},
     {"the adapters", cli_lora_flags, AT(train)},
+    {"a new word", cli_word_flags, AT(train)},
     {"the run", cli_run_flags, AT(train)},
     {"what is learned", cli_objective_flags, AT(train)},
     {"the optimizer", cli_optimizer_flags, AT(train)},

@@ -8,11 +8,12 @@
 #include "data/text_file.h"
 #include "edit/generate.h"
 #include "edit/sheet.h"
+#include "pipeline/words.h"
 #include "train/precision.h"
 
 typedef struct options {
     const char *model, *revision, *variant, *tokenizer_name, *negative_prompt, *output, *pictures;
-    cli_texts prompts, loras;
+    cli_texts prompts, loras, embeddings;
     int64_t num_images, height, width, seed, steps, batch, columns, zoom;
     double guidance;
     int sampler, precision;
@@ -32,6 +33,8 @@ static const cli_flag FLAGS[] = {
     {.name = "output", .kind = CLI_TEXT, .offset = AT(output), .value = "FILE.png", .required = true,
      .help = "where the picture goes; of several, the grid"},
     {.name = "lora", .kind = CLI_TEXTS, .offset = AT(loras), .value = "FILE[:WEIGHT]", .help = CLI_LORA_HELP},
+    {.name = "embedding", .kind = CLI_TEXTS, .offset = AT(embeddings), .value = "FILE",
+     .help = "textual inversion: a file with the embedding of a new word for prompts (learned_embeds.safetensors)"},
     {.name = "pictures_dir", .kind = CLI_TEXT, .offset = AT(pictures), .value = "DIR",
      .help = "write every picture alone, too: DIR/00000.png and on, prompt by prompt"},
     {.name = "negative_prompt", .kind = CLI_TEXT, .offset = AT(negative_prompt), .value = "TEXT", .fallback = "",
@@ -141,7 +144,9 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
         fprintf(stderr, "%s does not say what its U-Net predicts; taken: %s\n", o->model,
                 model->schedule.prediction_type == DATA_V_PREDICTION ? "v_prediction" : "epsilon");
     images = ag_new(ctx, (size_t)n, sizeof *images, "pictures");
-    if (images && cli_lora_merge(ctx, model, &o->loras) == AG_OK &&
+    for (int64_t i = 0; i < o->embeddings.n && ag_status_of(ctx) == AG_OK; i++)
+        pipe_words_load(ctx, model, o->embeddings.items[i]);
+    if (images && ag_status_of(ctx) == AG_OK && cli_lora_merge(ctx, model, &o->loras) == AG_OK &&
         edit_generate(images, ctx, model, &generate) == AG_OK && write_result(ctx, o, images, n) == AG_OK &&
         o->pictures)
         write_pictures(ctx, o->pictures, images, n);

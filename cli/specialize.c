@@ -10,6 +10,7 @@ static const cli_group GROUPS[] = {
     {"the data", cli_data_flags, AT(train)},
     {"its pictures", cli_image_flags, AT(train)},
     {"shapes, captions, masks", cli_picture_flags, AT(train)},
+    {"a new word", cli_word_flags, AT(train)},
     {"the run", cli_run_flags, AT(train)},
     {"what is learned", cli_objective_flags, AT(train)},
     {"the optimizer", cli_optimizer_flags, AT(train)},

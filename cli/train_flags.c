@@ -98,6 +98,21 @@ const cli_flag cli_picture_flags[] = {
     {0},
 };
 
+const cli_flag cli_word_flags[] = {
+    {.name = "placeholder_token", .kind = CLI_TEXT, .offset = AT(placeholder_token), .value = "TOKEN",
+     .help = "a new word that prompts or captions have (\"<sks>\"): its embedding is trained too, and written to "
+             "learned_embeds.safetensors, which diffusers and sample --embedding load"},
+    {.name = "initializer_token", .kind = CLI_TEXT, .offset = AT(initializer_token), .value = "WORD",
+     .fallback = "person", .help = "what the embedding begins as"},
+    {.name = "num_vectors", .kind = CLI_INT, .offset = AT(num_vectors), .value = "N", .fallback = "1", .low = 1,
+     .high = 64, .help = "how many tokens the word stands for"},
+    {.name = "embedding_lr", .kind = CLI_REAL, .offset = AT(embedding_lr), .value = "LR", .fallback = "0", .low = 0,
+     .high = 1e6, .help = "its own base rate, with the schedule of the other; 0: --learning_rate"},
+    {.name = "only_embedding", .kind = CLI_SWITCH, .offset = AT(only_embedding),
+     .help = "train nothing else: textual inversion as published (5e-4 is usual)"},
+    {0},
+};
+
 const cli_flag cli_run_flags[] = {
     {.name = "output_dir", .kind = CLI_TEXT, .offset = AT(output_dir), .value = "DIR", .required = true,
      .help = "where the trained model, checkpoints and logs go"},

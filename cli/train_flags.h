@@ -11,6 +11,7 @@ extern const cli_flag cli_model_detail_flags[]; /* revision, variant, tokenizer 
 extern const cli_flag cli_data_flags[];         /* specialize's: pictures, ages, prompts */
 extern const cli_flag cli_image_flags[];        /* size, crop, flip, order */
 extern const cli_flag cli_picture_flags[];      /* shapes, captions, masks, colours, how often */
+extern const cli_flag cli_word_flags[];         /* textual inversion */
 extern const cli_flag cli_run_flags[];          /* output, length, batches, checkpoints, seed */
 extern const cli_flag cli_objective_flags[];    /* what is trained, and the loss */
 extern const cli_flag cli_prior_flags[];        /* prior preservation */

@@ -224,13 +224,18 @@ static ag_tensor *run_layer(ag_ctx *ctx, const void *arg)
     return ag_scope_close(ctx, scope, x);
 }
 
-/* token_embedding[ids] + position_embedding[0..T-1], f32 */
-static ag_tensor *embed(ag_ctx *ctx, const nn_clip_text *net, ag_tensor *ids)
+/* token_embedding[ids] + position_embedding[0..T-1], f32; of new tokens their own rows. Mask values are 0 and 1,
+ * so each token keeps its bits. */
+static ag_tensor *embed(ag_ctx *ctx, const nn_clip_text *net, ag_tensor *ids, const nn_clip_words *words)
 {
     ag_tensor *places = ag_slice(ctx, net->position_embedding->value, 0, 0, ag_dim(ids, 1));
+    ag_tensor *tokens = ag_cast(ctx, ag_embedding(ctx, net->token_embedding->value, ids), AG_F32);
 
-    return ag_add(ctx, ag_cast(ctx, ag_embedding(ctx, net->token_embedding->value, ids), AG_F32),
-                  ag_cast(ctx, places, AG_F32));
+    if (words) {
+        tokens = ag_mul(ctx, tokens, ag_affine(ctx, words->mask, -1.0, 1.0));
+        tokens = ag_add(ctx, tokens, ag_mul(ctx, ag_embedding(ctx, words->rows, words->ids), words->mask));
+    }
+    return ag_add(ctx, tokens, ag_cast(ctx, places, AG_F32));
 }
 
 static ag_status check_inputs(ag_ctx *ctx, const nn_clip_text *net, const ag_tensor *ids,
@@ -246,6 +251,8 @@ static ag_status check_inputs(ag_ctx *ctx, const nn_clip_text *net, const ag_ten
     if (o->clip_skip < 0 || o->clip_skip >= c->num_hidden_layers)
         return ag_fail(ctx, AG_EINVAL, "text encoder: want clip_skip in 0..%lld, got %d",
                        (long long)c->num_hidden_layers - 1, o->clip_skip);
+    if (o->words && (ag_ndim(o->words->rows) != 2 || ag_dim(o->words->rows, 1) != c->hidden_size))
+        return ag_fail(ctx, AG_ESHAPE, "text encoder: want rows of new tokens [m,%lld]", (long long)c->hidden_size);
     if (o->mask && (ag_dtype_of(o->mask) != AG_F32 || ag_ndim(o->mask) != 2 ||
                     memcmp(ag_dims(o->mask), ag_dims(ids), 2 * sizeof(int64_t)) != 0))
         return ag_fail(ctx, AG_ESHAPE,
@@ -267,7 +274,7 @@ ag_tensor *nn_clip_text_forward(ag_ctx *ctx, const nn_clip_text *net, ag_tensor 
     scope = ag_scope_open(ctx);
     call.bias = o.mask ? mask_bias(ctx, o.mask) : NULL;
     chain = ag_scope_open(ctx);
-    call.x = nn_enter_compute(ctx, embed(ctx, net, ids), o.compute);
+    call.x = nn_enter_compute(ctx, embed(ctx, net, ids, o.words), o.compute);
     for (int i = 0; i < (int)net->config.num_hidden_layers - o.clip_skip; i++) {
         call.layer = &net->layers[i];
         call.x = o.checkpointing ? ag_checkpoint(ctx, run_layer, &call, sizeof call)

@@ -19,11 +19,19 @@ extern "C" {
 
 typedef struct nn_clip_text nn_clip_text;
 
+/* Tokens that the table does not have, with rows of their own (textual inversion, Gal et al. 2022). */
+typedef struct nn_clip_words {
+    ag_tensor *rows; /* f32 [m,D] */
+    ag_tensor *ids;  /* i64 [N,T]: rows, 0..m-1, where the mask is 1; 0 elsewhere */
+    ag_tensor *mask; /* f32 [N,T,1]: 1 where a token is one of them. The table's ids are 0 there */
+} nn_clip_words;
+
 typedef struct nn_clip_options {
     int clip_skip;      /* s: leave out the last s layers, keep the final norm; 0 is usual */
     bool checkpointing; /* run each layer again in the backward pass instead of keeping it */
     ag_dtype compute;   /* AG_F32 (0) or AG_BF16 */
     ag_tensor *mask;    /* NULL, or f32 [N,T]: 1 for tokens that may be seen, 0 for padding */
+    const nn_clip_words *words; /* NULL: every token is in the table */
 } nn_clip_options;
 
 /* Declare the network; values come later (nn/params.h). AG_EINVAL for sizes that do not fit. */

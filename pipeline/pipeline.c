@@ -10,6 +10,7 @@
 #include "data/hub.h"
 #include "nn/init.h"
 #include "pipeline/weights_bridge.h"
+#include "pipeline/words.h"
 
 /* --- networks from configurations ------------------------------------------------------------ */
 
@@ -233,6 +234,7 @@ void pipe_close(pipe_model *m)
     if (!m)
         return;
     pipe_drop(m, PIPE_ALL);
+    pipe_words_free(m->words);
     ag_delete(m->path);
     ag_delete(m);
 }
@@ -374,8 +376,7 @@ ag_tensor *pipe_encode_prompts(ag_ctx *ctx, const pipe_model *m, const char *con
 
     if (ids && pipe_tokenize(ctx, m, prompts, n, length, ids, NULL) == AG_OK) {
         const ag_scope scope = ag_scope_open(ctx);
-        ag_tensor *t = ag_from_i64(ctx, ids, 2, (int64_t[]){n, length});
-        context = ag_scope_close(ctx, scope, nn_clip_text_forward(ctx, m->text, t, NULL));
+        context = ag_scope_close(ctx, scope, pipe_text_forward(ctx, m, ids, n, length, NULL));
     }
     ag_record(ctx, was);
     ag_delete(ids);

@@ -43,6 +43,7 @@ typedef struct pipe_model {
     nn_vae *vae;
     nn_clip_text *text;
     data_tokenizer *tokenizer;
+    struct pipe_words *words; /* tokens that files do not have (pipeline/words.h); NULL: none */
     data_schedule_config schedule;
     bool prediction_known; /* its prediction type was said by a file, not assumed */
     bool checks_files;     /* on AG_META: weight files are opened and matched all the same (pipe_check) */
@@ -85,6 +86,10 @@ bool pipe_settle_schedule(data_schedule_config *schedule);
 ag_status pipe_tokenize(ag_ctx *ctx, const pipe_model *model, const char *const *prompts, int64_t n,
                         int max_length, int64_t *ids, int64_t *mask);
 int pipe_max_length(const pipe_model *model);
+/* The text encoder on the ids of pipe_tokenize(), i64 [n,T] -> f32 [n,T,D], recorded if recording is on: new
+ * tokens are looked up among the model's words. options->words is filled in here. */
+ag_tensor *pipe_text_forward(ag_ctx *ctx, const pipe_model *model, const int64_t *ids, int64_t n, int64_t length,
+                             const nn_clip_options *options);
 /* Texts to contexts, f32 [n, T, D], without recording. */
 ag_tensor *pipe_encode_prompts(ag_ctx *ctx, const pipe_model *model, const char *const *prompts, int64_t n,
                                int max_length);

@@ -156,7 +156,8 @@ static void test_posteriors(void **state)
 {
     const ag_scope scope = ag_scope_open(shared);
     const char *folder = check_join(root, "kept");
-    train_latents *kept = latents_of((train_latents_options){.folder = folder, .center_crop = true, .random_flip = true});
+    train_latents *kept =
+        latents_of((train_latents_options){.folder = folder, .center_crop = true, .random_flip = true});
     train_latents *anew = latents_of((train_latents_options){.center_crop = true, .random_flip = true});
     int n_flipped = 0;
 
@@ -319,7 +320,8 @@ static void test_masks(void **state)
     const ag_scope scope = ag_scope_open(shared);
     train_latents *kept = latents_of((train_latents_options){
         .folder = check_join(root, "kept"), .center_crop = true, .random_flip = true, .mask_min = 0.45});
-    train_latents *anew = latents_of((train_latents_options){.center_crop = true, .random_flip = true, .mask_min = 0.45});
+    train_latents *anew =
+        latents_of((train_latents_options){.center_crop = true, .random_flip = true, .mask_min = 0.45});
 
     (void)state;
     assert_true(train_latents_has_masks(kept));

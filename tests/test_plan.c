@@ -208,6 +208,12 @@ static void memory(void **state)
     o.color_jitter = "0.1";
     o.caption_dropout = 0.5;
     memory_is_as_foreseen("buckets, encoded each time", &o);
+    o = plain_options();
+    o.placeholder_token = "<her>";
+    o.instance_prompt = "photo of a <her> person";
+    o.only_embedding = true;
+    o.train_batch_size = 6;
+    memory_is_as_foreseen("a new word alone", &o);
     if (IS_SANITIZED)
         printf("SKIP resident memory: sanitizers have their own\n");
 }

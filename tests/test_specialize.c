@@ -290,6 +290,55 @@ static void test_data_refusals(void **state)
     assert_false(check_exists(check_join(root, "refused/unet")));
 }
 
+/* A new word, alone or beside the U-Net: its file is the same from a resumed run; alone, nothing else is written. */
+static void check_word(const char *name, bool alone)
+{
+    texts whole_texts, parts_texts;
+    train_options whole = options_of(&whole_texts, name), parts;
+    char other[64];
+
+    snprintf(other, sizeof other, "%s-parts", name);
+    whole.placeholder_token = "<her>";
+    whole.num_vectors = 2;
+    whole.instance_prompt = "photo of a <her> person";
+    whole.only_embedding = alone;
+    whole.embedding_lr = 0.01;
+    parts = whole;
+    parts.output_dir = options_of(&parts_texts, other).output_dir;
+    run_ok(&whole);
+    parts.checkpointing_steps = 2;
+    run_ok(&parts);
+    check_remove(check_join(parts.output_dir, "learned_embeds.safetensors"));
+    parts.resume_from_checkpoint = "checkpoint-2";
+    run_ok(&parts);
+    same_file(whole.output_dir, parts.output_dir, "learned_embeds.safetensors");
+    same_log(whole.output_dir, parts.output_dir);
+    assert_int_equal(check_exists(check_join(whole.output_dir, "unet")), !alone);
+    if (!alone) {
+        same_model(whole.output_dir, parts.output_dir);
+        same_file(whole.output_dir, check_join(root, "model"), "text_encoder/model.safetensors");
+    }
+}
+
+static void test_word(void **state)
+{
+    texts t;
+    train_options o = options_of(&t, "refused");
+
+    (void)state;
+    check_word("word", true);
+    check_word("word-and-unet", false);
+    o.only_embedding = true;
+    refused(&o, AG_EINVAL, "--placeholder_token, which is not given");
+    o.placeholder_token = "<her>";
+    refused(&o, AG_EINVAL, "--placeholder_token <her>: no prompt has it");
+    o.train_text_encoder = true;
+    refused(&o, AG_EINVAL, "wanted one of them");
+    o = options_of(&t, "refused");
+    o.placeholder_token = "person</w>";
+    refused(&o, AG_EINVAL, "is a token already");
+}
+
 /* A rate that throws the weights out: the first loss that is not finite stops it, saying where. */
 static void test_diverged(void **state)
 {
@@ -329,6 +378,7 @@ int main(void)
         cmocka_unit_test(test_resume),   cmocka_unit_test(test_what_changes),
         cmocka_unit_test(test_killed),   cmocka_unit_test(test_stopped),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_data_refusals),
+        cmocka_unit_test(test_word),
         cmocka_unit_test(test_diverged),
         cmocka_unit_test(test_prompts),
     };

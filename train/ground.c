@@ -6,6 +6,7 @@
 #include "autograd/grad.h"
 #include "data/file.h"
 #include "pipeline/lora.h"
+#include "train/inversion.h"
 #include "train/precision.h"
 
 /* --- for recipes -------------------------------------------------------------------------------------- */
@@ -148,13 +149,15 @@ static ag_status fill_caches(ag_ctx *ctx, train_ground *g, ag_dtype compute)
                                      .mask_min = o->mask_min,
                                      .seed = g->seed,
                                      .compute = compute};
+    const bool keeps_contexts = !o->train_text_encoder && !train_inversion_is_on(o);
     char *folder = o->cache_dir ? ag_strdup(ctx, o->cache_dir) : ag_printf(ctx, "%s/cache", o->output_dir);
     bool needs_vae = false;
 
     options.folder = o->no_cache ? NULL : folder;
     enter_phase(ctx, g, TRAIN_PHASE_TEXT);
     if (data_jitter_parse(&options.jitter, ctx, o->color_jitter) == AG_OK &&
-        train_prompts_prepare(ctx, g->prompts, g->model, o->train_text_encoder ? 0 : TRAIN_MAX_CONTEXTS) == AG_OK) {
+        train_prompts_prepare(ctx, g->prompts, g->model, keeps_contexts ? TRAIN_MAX_CONTEXTS : 0) == AG_OK &&
+        train_inversion_check_prompts(ctx, g->model, g->prompts, o) == AG_OK) {
         if (train_prompts_are_encoded(g->prompts))
             pipe_drop(g->model, PIPE_TEXT);
         enter_phase(ctx, g, TRAIN_PHASE_PICTURE);
@@ -262,6 +265,8 @@ static ag_status open_model(ag_ctx *ctx, train_ground *g)
     if (ag_status_of(ctx) != AG_OK || pipe_open(&g->model, ctx, &source, PIPE_TEXT | PIPE_TOKENIZER) != AG_OK)
         return ag_status_of(ctx);
     settle_schedule(g);
+    if (train_inversion_open(ctx, g->model, o) != AG_OK)
+        return ag_status_of(ctx);
     if (pipe_noise_init(&g->noise, ctx, &g->model->schedule) != AG_OK || fill_caches(ctx, g, compute) != AG_OK ||
         pipe_add(ctx, g->model, PIPE_UNET) != AG_OK)
         return ag_status_of(ctx);
@@ -289,6 +294,7 @@ train_ground *train_ground_new(ag_ctx *ctx, const train_recipe *recipe, const tr
 ag_status train_ground_set_up(ag_ctx *ctx, train_ground *g)
 {
     if (g->recipe->check(ctx, g->options) == AG_OK && check_rows(ctx, g) == AG_OK &&
+        train_inversion_check(ctx, g->options) == AG_OK &&
         train_prompts_new(&g->prompts, ctx, (int)g->options->tokenizer_max_length) == AG_OK &&
         check_model(ctx, g) == AG_OK && g->recipe->open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK &&
         train_prepare_output(ctx, g->options) == AG_OK) {
@@ -305,9 +311,10 @@ ag_status train_ground_make_state(ag_ctx *ctx, train_ground *g)
     const opt_config config = train_opt_config(o);
     const opt_schedule schedule =
         train_schedule(o, train_total_updates(&g->calendar, o->max_train_steps, o->num_train_epochs));
-    train_part parts[2];
-    const int n_parts = train_parts(parts, ctx, o, &g->lora, g->model);
+    train_part parts[3];
+    int n_parts = o->only_embedding ? 0 : train_parts(parts, ctx, o, &g->lora, g->model);
 
+    n_parts += train_inversion_part(parts + n_parts, ctx, o, g->model);
     return train_state_new(&g->state, ctx, parts, n_parts, &config, &schedule, o->max_grad_norm, o->ema_decay);
 }
 
@@ -353,7 +360,11 @@ static ag_status save(ag_ctx *ctx, void *user, const char *folder)
     /* who asked for an average wants it in the model */
     for (int64_t i = 0; g->state->ema && i < g->state->n; i++)
         ag_copy(ctx, g->state->params[i], opt_ema_at(g->state->ema, i));
-    return g->lora.unet ? save_lora(ctx, g, folder) : pipe_save(ctx, g->model, folder, AG_F32);
+    if (g->lora.unet)
+        save_lora(ctx, g, folder);
+    else if (!g->options->only_embedding)
+        pipe_save(ctx, g->model, folder, AG_F32);
+    return train_inversion_save(ctx, g->model, g->options, folder);
 }
 
 ag_status train_ground_run(ag_ctx *ctx, const train_recipe *recipe, const train_options *options, json_t *config,

@@ -64,12 +64,13 @@ static ag_status foresee_updates(ag_ctx *ctx, train_ground *g)
     return ag_status_of(ctx);
 }
 
-/* Parts that are not in memory pass through it to be saved (pipe_save); a LoRA file needs none. */
+/* Parts that are not in memory pass through it to be saved (pipe_save); a LoRA file or an embedding needs none. */
 static ag_status foresee_saving(ag_ctx *ctx, train_ground *g)
 {
+    const bool is_whole = !g->lora.unet && !g->options->only_embedding;
     int64_t largest = 0;
 
-    for (int c = 0; c < DATA_N_COMPONENTS && !g->lora.unet && ag_status_of(ctx) == AG_OK; c++) {
+    for (int c = 0; c < DATA_N_COMPONENTS && is_whole && ag_status_of(ctx) == AG_OK; c++) {
         const bool was_open = pipe_params(g->model, (data_component)c) != NULL;
         const nn_params *params;
         if (!was_open && pipe_add(ctx, g->model, 1u << c) != AG_OK)

@@ -78,7 +78,7 @@ ag_status train_lora_new(train_lora *out, ag_ctx *ctx, const train_options *o, c
     const char *text_targets = o->lora_text_targets ? o->lora_text_targets : TRAIN_LORA_TEXT_TARGETS;
 
     *out = (train_lora){0};
-    if (o->rank == 0)
+    if (o->rank == 0 || o->only_embedding)
         return ag_status_of(ctx);
     if (hang(&out->unet, ctx, o, pipe_params(model, DATA_UNET), targets, more) == AG_OK && o->train_text_encoder)
         hang(&out->text, ctx, o, pipe_params(model, DATA_TEXT_ENCODER), text_targets, NULL);

@@ -101,6 +101,12 @@ typedef struct train_options {
     const char *lora_targets, *lora_text_targets; /* names, with commas; NULL: the attention's */
     const char *lora_init; /* "gaussian" (NULL), "kaiming", or a file of first values */
 
+    /* textual inversion */
+    const char *placeholder_token, *initializer_token; /* NULL: none; "person" */
+    int64_t num_vectors;  /* 0: 1 */
+    bool only_embedding;  /* train nothing else */
+    double embedding_lr;  /* 0: the learning rate */
+
     /* how */
     int optimizer; /* an opt_kind */
     double learning_rate;

@@ -114,8 +114,7 @@ static ag_status encode_all(ag_ctx *ctx, train_prompts *p, const pipe_model *mod
     for (int64_t i = 0; p->contexts && i < p->n && ag_status_of(ctx) == AG_OK; i++) {
         const ag_scope scope = ag_scope_open(ctx);
         const bool was = ag_record(ctx, false);
-        ag_tensor *ids = ag_from_i64(ctx, p->ids + i * p->length, 2, (int64_t[]){1, p->length});
-        ag_tensor *context = nn_clip_text_forward(ctx, model->text, ids, NULL);
+        ag_tensor *context = pipe_text_forward(ctx, model, p->ids + i * p->length, 1, p->length, NULL);
         ag_read(ctx, context, p->contexts + (size_t)i * values, values * sizeof *p->contexts);
         ag_record(ctx, was);
         ag_scope_close(ctx, scope, NULL);
@@ -126,6 +125,15 @@ static ag_status encode_all(ag_ctx *ctx, train_prompts *p, const pipe_model *mod
 static size_t context_bytes(const train_prompts *p)
 {
     return (size_t)(p->n * p->length * p->width) * sizeof *p->contexts;
+}
+
+int64_t train_prompts_largest_id(const train_prompts *p)
+{
+    int64_t largest = -1;
+
+    for (int64_t i = 0; i < p->n * p->length; i++)
+        largest = p->ids[i] > largest ? p->ids[i] : largest;
+    return largest;
 }
 
 bool train_prompts_are_encoded(const train_prompts *p)
@@ -187,8 +195,7 @@ ag_tensor *train_prompts_context(ag_ctx *ctx, train_prompts *p, const pipe_model
     }
     for (int64_t r = 0; r < n; r++)
         memcpy(p->row_ids + r * p->length, p->ids + rows[r] * p->length, (size_t)p->length * sizeof *p->ids);
-    return nn_clip_text_forward(ctx, model->text, ag_from_i64(ctx, p->row_ids, 2, (int64_t[]){n, p->length}),
-                                options);
+    return pipe_text_forward(ctx, model, p->row_ids, n, p->length, options);
 }
 
 /* --- words that no prompt holds ----------------------------------------------------------------------- */

@@ -3,8 +3,8 @@
  * An age in a prompt. "{age}" in a prompt or caption stands for the age in years, wherever it is:
  *   "a {age} year old man with a hat", "photo of sks person as {age}-year-old"
  * In the prompt without an age it goes, together with "-year-old", " year old" or " years old" behind it, one
- * blank, and one of two commas: "a man with a hat", "photo of sks person as". Where there is no "{age}", each method has its own
- * rule.
+ * blank, and one of two commas: "a man with a hat", "photo of sks person as". Where there is no "{age}", each
+ * method has its own rule.
  */
 #ifndef TRAIN_PROMPTS_H
 #define TRAIN_PROMPTS_H
@@ -30,6 +30,8 @@ const char *train_prompts_text(const train_prompts *prompts, int64_t i);
  * text encoder and tokenizer are no longer needed for them. 0: keep none; else a line says when they are too many. */
 ag_status train_prompts_prepare(ag_ctx *ctx, train_prompts *prompts, const pipe_model *model, size_t most);
 
+/* The largest token id among the prepared prompts. */
+int64_t train_prompts_largest_id(const train_prompts *prompts);
 bool train_prompts_are_encoded(const train_prompts *prompts);
 /* Bytes of kept contexts. */
 size_t train_prompts_bytes(const train_prompts *prompts);
