@@ -59,6 +59,7 @@ static const cli_group GROUPS[] = {
     {"shapes, captions, masks", cli_picture_flags, AT(train)},
     {"prior preservation", cli_prior_flags, AT(train)},
     {"adapters: with any of these a LoRA is trained, without them all weights", cli_lora_flags, AT(train)},
+    {"a new word", cli_word_flags, AT(train)},
     {"the run", cli_run_flags, AT(train)},
     {"what is learned", cli_objective_flags, AT(train)},
     {"the optimizer", cli_optimizer_flags, AT(train)},
