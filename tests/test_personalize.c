@@ -110,6 +110,14 @@ static void change_dora(train_options *o)
     o->ranger_k = 2;
 }
 
+/* The frozen weights stay in bf16, adapters and moments in f32. */
+static void change_half(train_options *o)
+{
+    o->mixed_precision = TRAIN_PRECISION_BF16;
+    o->train_text_encoder = true;
+    o->use_dora = true;
+}
+
 static void change_torch(train_options *o)
 {
     o->torch_rng = true;
@@ -172,6 +180,7 @@ static void test_resume(void **state)
     const variant variants[] = {{"plain", train_personalize, change_nothing},
                                 {"much", train_personalize, change_much},
                                 {"dora", train_personalize, change_dora},
+                                {"half", train_personalize, change_half},
                                 {"torch", train_personalize, change_torch},
                                 {"data", train_personalize, change_pictures},
                                 {"dream", train_dreambooth, change_nothing},
@@ -307,7 +316,7 @@ static void test_class_pictures(void **state)
 
     (void)state;
     snprintf(drawn, sizeof drawn, "%s/drawn", root);
-    snprintf(half, sizeof half, "%s/half", root);
+    snprintf(half, sizeof half, "%s/drawn-half", root);
     o.class_data_dir = drawn;
     o.num_class_images = 5;
     o.sample_batch_size = 2;

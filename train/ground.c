@@ -259,9 +259,11 @@ static ag_status check_model(ag_ctx *ctx, const train_ground *g)
 static ag_status open_model(ag_ctx *ctx, train_ground *g)
 {
     const train_options *o = g->options;
-    const pipe_source source = source_of(o);
     const ag_dtype compute = train_compute_dtype(ctx, o->mixed_precision);
+    pipe_source source = source_of(o);
 
+    if (o->rank > 0 && compute == AG_BF16) /* what adapters stand beside stays frozen */
+        source.half_parts = PIPE_UNET | (o->train_text_encoder ? PIPE_TEXT : 0);
     if (ag_status_of(ctx) != AG_OK || pipe_open(&g->model, ctx, &source, PIPE_TEXT | PIPE_TOKENIZER) != AG_OK)
         return ag_status_of(ctx);
     settle_schedule(g);
