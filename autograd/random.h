@@ -34,7 +34,8 @@ typedef enum ag_purpose {
     AG_DRAW_CAPTION = 12,  /* caption dropout */
     AG_DRAW_FACE = 13,     /* the face painter */
     AG_DRAW_TEST = 14,
-    AG_DRAW_COLOR = 15     /* colour jitter */
+    AG_DRAW_COLOR = 15,    /* colour jitter */
+    AG_DRAW_VALIDATION = 16 /* noise of held-out pictures */
 } ag_purpose;
 
 typedef struct ag_draw {

@@ -38,6 +38,7 @@ static const cli_flag UNUSED_FLAGS[] = {
     CLI_UNUSED_TEXT(4, "validation_images", "Stable Diffusion 1 and 2 take no pictures"),
     CLI_UNUSED_TEXT(5, "class_labels_conditioning", "Stable Diffusion 1 and 2 take no class labels"),
     CLI_UNUSED_TEXT(6, "image_interpolation_mode", "pictures are resized bilinearly, as by the program for whole weights"),
+    CLI_UNUSED_TEXT(7, "validation_scheduler", "validation pictures are drawn by DDIM"),
     CLI_UNUSED_SWITCH(0, "allow_tf32", "a GPU's matter"),
     CLI_UNUSED_SWITCH(1, "enable_xformers_memory_efficient_attention", "attention never materialises its scores here"),
     CLI_UNUSED_SWITCH(2, "push_to_hub", "nothing is uploaded"),
@@ -63,6 +64,7 @@ static const cli_group GROUPS[] = {
     {"the run", cli_run_flags, AT(train)},
     {"what is learned", cli_objective_flags, AT(train)},
     {"the optimizer", cli_optimizer_flags, AT(train)},
+    {"validation", cli_validation_flags, AT(train)},
     {"the machine", cli_device_flags, AT(device)},
     {CLI_UNUSED_TITLE, UNUSED_FLAGS, AT(unused)},
     {0},
@@ -73,6 +75,8 @@ static const cli_default DEFAULTS[] = {
     {"max_train_steps", "0", NULL},
     {"train_batch_size", "4", "instances in a micro-step; prior preservation puts as many of the class beside them"},
     {"checkpointing_steps", "500", NULL},
+    {"validation_steps", "100", "updates between validations, of a LoRA 0; 0: not by updates"},
+    {"validation_epochs", "0", "validate after the epochs 0, N, 2 N, ..., of a LoRA 50; 0: not by epochs"},
     {"learning_rate", "5e-6", "the base rate, whatever the optimizer; of a LoRA 5e-4"},
     {0},
 };
@@ -97,6 +101,10 @@ static void settle(train_options *o, const cli_parsed *parsed)
     }
     if (!cli_given(parsed, "learning_rate"))
         o->learning_rate = 5e-4;
+    if (!cli_given(parsed, "validation_steps") && !cli_given(parsed, "validation_epochs")) {
+        o->validation_steps = 0;
+        o->validation_epochs = 50;
+    }
     if (!cli_given(parsed, "output_dir"))
         o->output_dir = "lora-dreambooth-model";
 }

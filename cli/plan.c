@@ -208,6 +208,7 @@ static ag_status check(ag_ctx *ctx, options *o, const cli_parsed *parsed)
         t->seed = 0; /* no draw matters here */
     if (!t->output_dir)
         t->output_dir = ".";
+    t->sample = cli_train_sample;
     if (!t->instance_prompt)
         t->instance_prompt = "photo of sks person";
     if (o->trainer->settle)

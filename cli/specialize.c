@@ -14,6 +14,7 @@ static const cli_group GROUPS[] = {
     {"the run", cli_run_flags, AT(train)},
     {"what is learned", cli_objective_flags, AT(train)},
     {"the optimizer", cli_optimizer_flags, AT(train)},
+    {"validation", cli_validation_flags, AT(train)},
     {"the machine", cli_device_flags, AT(device)},
     {CLI_UNUSED_TITLE, cli_unused_flags, AT(unused)},
     {0},

@@ -3,8 +3,8 @@
 
 #include "edit/generate.h"
 
-/* A train_sample_fn: by DDIM. The published programs' sampler for this, DPM-Solver++, is not here. */
-static ag_status sample(data_image *images, ag_ctx *ctx, pipe_model *model, const train_sample_request *r)
+/* By DDIM; the published programs use DPM-Solver++ here. */
+ag_status cli_train_sample(data_image *images, ag_ctx *ctx, pipe_model *model, const train_sample_request *r)
 {
     const edit_generate_options options = {.prompts = &r->prompt,
                                            .n_prompts = 1,
@@ -33,7 +33,7 @@ ag_status cli_train_body(ag_ctx *ctx, void *options, const cli_parsed *parsed, c
     if (!config)
         return ag_fail(ctx, AG_ENOMEM, "no memory for the configuration");
     json_object_del(config, "hub_token"); /* a secret: the configuration goes where the model goes */
-    o->train.sample = sample;
+    o->train.sample = cli_train_sample;
     trainer->train(ctx, &o->train, config);
     json_decref(config);
     return ag_status_of(ctx);

@@ -24,6 +24,9 @@ typedef struct cli_trainer {
 
 extern const cli_trainer cli_specializer, cli_personalizer, cli_dreamer;
 
+/* A train_sample_fn, by edit/generate.h. */
+ag_status cli_train_sample(data_image *images, ag_ctx *ctx, pipe_model *model, const train_sample_request *request);
+
 /* The body of such a command (a cli_body with the trainer). */
 ag_status cli_train_body(ag_ctx *ctx, void *options, const cli_parsed *parsed, const cli_trainer *trainer);
 int cli_train_run(const cli_trainer *trainer, int argc, char *const *argv, cli_body body);

@@ -188,6 +188,27 @@ const cli_flag cli_contrast_flags[] = {
     {0},
 };
 
+const cli_flag cli_validation_flags[] = {
+    {.name = "validation_prompt", .kind = CLI_TEXT, .offset = AT(validation_prompt), .value = "TEXT",
+     .help = "draw pictures of it during training, and at the end, into output_dir/validation; by DDIM, guidance 7.5"},
+    {.name = "num_validation_images", .kind = CLI_INT, .offset = AT(num_validation_images), .value = "N", .fallback = "4",
+     .low = 1, .high = 10000, .help = "how many, the same first latents each time"},
+    {.name = "validation_inference_steps", .kind = CLI_INT, .offset = AT(validation_inference_steps), .value = "N",
+     .fallback = "50", .low = 1, .high = 1000, .help = "their denoising steps; at the end 25 at most"},
+    {.name = "validation_data_dir", .kind = CLI_TEXT, .offset = AT(validation_data_dir), .value = "DIR",
+     .help = "pictures that are never trained on, for a loss whose noise and timesteps are always the same: "
+             "validation.csv"},
+    {.name = "validation_age_path", .kind = CLI_TEXT, .offset = AT(validation_age_path), .value = "FILE",
+     .help = "their ages, when their names do not begin with them"},
+    {.name = "num_validation_timesteps", .kind = CLI_INT, .offset = AT(num_validation_timesteps), .value = "N",
+     .fallback = "8", .low = 1, .high = 1000, .help = "timesteps at which each of them is tried, spread evenly"},
+    {.name = "validation_steps", .kind = CLI_INT, .offset = AT(validation_steps), .value = "N", .fallback = "0", .low = 0,
+     .high = 1e9, .help = "updates between validations; 0: not by updates"},
+    {.name = "validation_epochs", .kind = CLI_INT, .offset = AT(validation_epochs), .value = "N", .fallback = "50",
+     .low = 0, .high = 1e9, .help = "validate after the epochs 0, N, 2 N, ...; 0: not by epochs"},
+    {0},
+};
+
 const cli_flag cli_optimizer_flags[] = {
     {.name = "optimizer", .kind = CLI_CHOICE, .offset = AT(optimizer), .choices = opt_kind_names,
      .fallback = "adamw", .help = "which one; each with its published defaults. adamw8bit keeps moments in one byte"},

@@ -17,6 +17,7 @@ extern const cli_flag cli_objective_flags[];    /* what is trained, and the loss
 extern const cli_flag cli_prior_flags[];        /* prior preservation */
 extern const cli_flag cli_contrast_flags[];     /* SelfAge's contrast */
 extern const cli_flag cli_lora_flags[];         /* adapters (lora_flags.c) */
+extern const cli_flag cli_validation_flags[];   /* pictures and losses during training */
 extern const cli_flag cli_optimizer_flags[];    /* which, rate, schedule, clipping, their numbers */
 
 /* Flags of the original programs that do nothing here. They are taken, so that published commands run,

@@ -338,6 +338,78 @@ static void test_class_pictures(void **state)
     same_result(&o, &again);
 }
 
+/* --- validation ------------------------------------------------------------------------------- */
+
+static train_options watched_options(texts *t, const char *name)
+{
+    train_options o = personal_options(t, name);
+
+    o.validation_data_dir = o.class_data_dir;
+    o.num_validation_timesteps = 3;
+    o.validation_steps = 2;
+    o.validation_prompt = "photo of sks person";
+    o.num_validation_images = 2;
+    o.validation_inference_steps = 30;
+    o.sample = draw;
+    o.lora_dropout = 0.3;
+    o.caption_dropout = 0.2;
+    return o;
+}
+
+static double first_loss(const char *folder)
+{
+    size_t n;
+    char *text = check_file(&n, check_join(folder, "validation.csv"));
+    double loss;
+
+    assert_memory_equal(text, "update,loss\n0,", 14);
+    loss = strtod(text + 14, NULL);
+    free(text);
+    return loss;
+}
+
+/* Looking on changes nothing; what is seen does not depend on the seed, nor on where a run was interrupted. */
+static void test_validation(void **state)
+{
+    texts t, blind_texts, other_texts;
+    train_options o = watched_options(&t, "watched"), blind = watched_options(&blind_texts, "blind"),
+                  other = watched_options(&other_texts, "other");
+    char whole[256], *text;
+    size_t n;
+
+    (void)state;
+    o.report_to = "tensorboard";
+    o.checkpointing_steps = 3;
+    run_ok(train_personalize, &o);
+    assert_int_equal(check_count(check_join(t.output, "validation"), "2-"), 2);
+    assert_int_equal(check_count(check_join(t.output, "validation"), "4-"), 2);
+    assert_int_equal(check_count(check_join(t.output, "validation"), "6-"), 2);
+    assert_int_equal(check_count(check_join(t.output, "validation"), "test-"), 2);
+    blind.validation_data_dir = blind.validation_prompt = NULL;
+    run_ok(train_personalize, &blind);
+    same_result(&o, &blind);
+
+    text = check_file(&n, check_join(t.output, "validation.csv"));
+    assert_true(n < sizeof whole && strstr(text, "\n2,") && strstr(text, "\n4,") && strstr(text, "\n6,"));
+    snprintf(whole, sizeof whole, "%s", text);
+    free(text);
+    o.resume_from_checkpoint = "checkpoint-3";
+    run_ok(train_personalize, &o);
+    text = check_file(&n, check_join(t.output, "validation.csv"));
+    assert_string_equal(text, whole);
+    free(text);
+    same_result(&o, &blind);
+
+    other.seed = 4;
+    other.lora_init = "kaiming";
+    other.max_train_steps = 1;
+    run_ok(train_personalize, &other);
+    assert_true(first_loss(t.output) > 0.0 && first_loss(t.output) == first_loss(other_texts.output));
+    other.sample = NULL;
+    other.output_dir = check_join(root, "unseen");
+    refused(train_personalize, &other, AG_EINVAL, "nobody to draw");
+}
+
 /* --- prompts ---------------------------------------------------------------------------------- */
 
 static void test_prompts(void **state)
@@ -418,7 +490,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resume), cmocka_unit_test(test_stopped), cmocka_unit_test(test_file),
-        cmocka_unit_test(test_rates),  cmocka_unit_test(test_class_pictures), cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_rates),  cmocka_unit_test(test_class_pictures), cmocka_unit_test(test_validation),
+        cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_refusals),
     };
 

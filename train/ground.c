@@ -151,7 +151,7 @@ static ag_status fill_caches(ag_ctx *ctx, train_ground *g, ag_dtype compute)
                                      .compute = compute};
     const bool keeps_contexts = !o->train_text_encoder && !train_inversion_is_on(o);
     char *folder = o->cache_dir ? ag_strdup(ctx, o->cache_dir) : ag_printf(ctx, "%s/cache", o->output_dir);
-    bool needs_vae = false;
+    bool needs_vae = false, held_out_needs = false;
 
     options.folder = o->no_cache ? NULL : folder;
     enter_phase(ctx, g, TRAIN_PHASE_TEXT);
@@ -167,10 +167,11 @@ static ag_status fill_caches(ag_ctx *ctx, train_ground *g, ag_dtype compute)
             fill_latents(ctx, g, i, options, &needs);
             needs_vae |= needs;
         }
+        train_held_out_fill(ctx, g, options.folder, compute, &held_out_needs);
         enter_phase(ctx, g, -1);
         if (g->model->vae)
             g->scale = nn_vae_config_of(g->model->vae)->scaling_factor;
-        if (!needs_vae)
+        if (!needs_vae && !held_out_needs)
             pipe_drop(g->model, PIPE_VAE);
     }
     ag_delete(folder);
@@ -298,7 +299,7 @@ ag_status train_ground_set_up(ag_ctx *ctx, train_ground *g)
     if (g->recipe->check(ctx, g->options) == AG_OK && check_rows(ctx, g) == AG_OK &&
         train_inversion_check(ctx, g->options) == AG_OK &&
         train_prompts_new(&g->prompts, ctx, (int)g->options->tokenizer_max_length) == AG_OK &&
-        check_model(ctx, g) == AG_OK && g->recipe->open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK &&
+        check_model(ctx, g) == AG_OK && g->recipe->open(ctx, g) == AG_OK && train_held_out_open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK &&
         train_prepare_output(ctx, g->options) == AG_OK) {
         if (g->options->caption_dropout > 0.0)
             g->empty_prompt = train_prompts_add(ctx, g->prompts, "");
@@ -327,6 +328,7 @@ void train_ground_free(train_ground *g)
     train_state_free(g->state);
     for (int i = 0; i < TRAIN_MAX_SETS; i++)
         train_latents_free(g->latents[i]);
+    train_held_out_close(&g->held_out);
     train_prompts_free(g->prompts);
     train_lora_free(&g->lora);
     pipe_close(g->model);
@@ -374,7 +376,7 @@ ag_status train_ground_run(ag_ctx *ctx, const train_recipe *recipe, const train_
 {
     train_ground *g = train_ground_new(ctx, recipe, options);
     train_method method = {.name = recipe->name, .user = g, .has_instances = recipe->has_instances,
-                           .loss = recipe->loss, .row_name = recipe->row_name, .begin = begin, .save = save};
+                           .loss = recipe->loss, .row_name = recipe->row_name, .begin = begin, .validate = train_validate, .save = save};
 
     if (!g)
         return ag_status_of(ctx);

@@ -18,6 +18,7 @@
 #include "train/pictures.h"
 #include "train/prompts.h"
 #include "train/run.h"
+#include "train/validation.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -25,19 +26,20 @@ extern "C" {
 
 enum { TRAIN_MAX_SETS = 2 };
 
-typedef struct train_ground train_ground;
-
 typedef struct train_recipe {
     const char *name;
     size_t size;             /* of the method's struct */
     int64_t rows_per_sample; /* of a micro-step, at most */
     bool has_instances;      /* see train_method */
+    bool has_ages;           /* every picture has one, held-out ones too */
     /* Values that no table can check, before anything is touched. */
     ag_status (*check)(ag_ctx *ctx, const train_options *options);
     /* Open the pictures (ground->sets, n_sets, samples; train_ground_assumes() where a forecast has none) and
      * list the prompts (train_prompts_add). */
     ag_status (*open)(ag_ctx *ctx, train_ground *ground);
     void (*close)(train_ground *ground); /* what open() left behind */
+    /* The prompt of a held-out picture, for ag_delete(). */
+    char *(*prompt_of)(ag_ctx *ctx, const train_options *options, const data_item *item);
     /* What n samples draw (h and w are filled in); user is the method's struct. */
     train_draw_counts (*counts)(const void *user, int64_t n);
     /* See train_method; user is the method's struct. */
@@ -67,6 +69,7 @@ struct train_ground {
     train_prompts *prompts;
     bool is_assumed; /* pictures are made up */
 
+    train_held_out held_out;
     data_batches *batches;
     int64_t empty_prompt; /* for --caption_dropout */
 

@@ -128,6 +128,8 @@ static ag_status foresee(ag_ctx *ctx, train_ground *g)
         return ag_status_of(ctx);
     f->activations = ag_bytes_peak(ctx, AG_STEP);
     f->scratch = ag_bytes_peak(ctx, AG_SCRATCH);
+    if (train_validation_foresee(ctx, g) != AG_OK)
+        return ag_status_of(ctx);
     f->stage[TRAIN_STAGE_TRAINING] = ag_bytes_touched(ctx);
     return foresee_saving(ctx, g);
 }

@@ -18,14 +18,22 @@
 #include "data/file.h"
 #include "train/tensorboard.h"
 
-static const char HEADER[] = "update,epoch,loss,lr,grad_norm,seconds,step_bytes,peak_bytes\n";
+static const char UPDATES[] = "update,epoch,loss,lr,grad_norm,seconds,step_bytes,peak_bytes\n";
+static const char VALIDATIONS[] = "update,loss\n";
 static const double SMOOTHING = 0.95; /* of the loss and the time that people see */
 enum { MAX_CSV_BYTES = 1 << 30, LINE = 256 };
 
+/* A CSV file that grows; its first column is an update. */
+typedef struct table {
+    char *path;
+    int fd; /* -1: not open */
+} table;
+
 struct train_log {
     const char *what;
-    char *csv_path;
-    int csv;
+    char *folder;  /* of the tables */
+    int64_t first; /* updates made already when it began */
+    table updates, validations;
     train_events *events; /* NULL: nobody reads them */
     int64_t total;
     int64_t n_rows;       /* since the start of this process */
@@ -111,15 +119,15 @@ static void show_update(train_log *log, const ag_ctx *ctx, const train_log_row *
     log->has_line = true;
 }
 
-/* --- log.csv ---------------------------------------------------------------------------------- */
+/* --- tables ----------------------------------------------------------------------------------- */
 
 /* Keep the header and whole rows of updates up to `last` in text, in place; returns their bytes, 0
  * when it does not begin with the header. */
-static size_t cut_rows(char *text, size_t size, int64_t last)
+static size_t cut_rows(char *text, size_t size, const char *header, int64_t last)
 {
-    size_t kept = sizeof HEADER - 1, at = kept;
+    size_t kept = strlen(header), at = kept;
 
-    if (size < kept || memcmp(text, HEADER, kept) != 0)
+    if (size < kept || memcmp(text, header, kept) != 0)
         return 0;
     while (at < size) {
         const char *end = memchr(text + at, '\n', size - at);
@@ -136,30 +144,54 @@ static size_t cut_rows(char *text, size_t size, int64_t last)
     return kept;
 }
 
-static ag_status begin_csv(train_log *log, ag_ctx *ctx, int64_t first)
+/* Begin folder/name, or go on with it after `first` updates. */
+static ag_status table_open(table *t, ag_ctx *ctx, const char *folder, const char *name, const char *header,
+                            int64_t first)
 {
     char *text = NULL;
     size_t size = 0, kept;
 
-    if (first > 0 && data_is_file(log->csv_path)) {
-        if (data_file_read(&text, &size, ctx, log->csv_path, MAX_CSV_BYTES) != AG_OK)
+    t->path = ag_printf(ctx, "%s/%s", folder, name);
+    if (!t->path)
+        return ag_status_of(ctx);
+    if (first > 0 && data_is_file(t->path)) {
+        if (data_file_read(&text, &size, ctx, t->path, MAX_CSV_BYTES) != AG_OK)
             return ag_status_of(ctx);
-        kept = cut_rows(text, size, first);
+        kept = cut_rows(text, size, header, first);
         if (kept == 0)
-            ag_fail(ctx, AG_EDATA, "%s: line 1: wanted %.*s", log->csv_path, (int)sizeof HEADER - 2,
-                    HEADER);
+            ag_fail(ctx, AG_EDATA, "%s: line 1: wanted %.*s", t->path, (int)strlen(header) - 1, header);
         else
-            data_file_write(ctx, log->csv_path, text, kept);
+            data_file_write(ctx, t->path, text, kept);
         ag_delete(text);
     } else {
-        data_file_write(ctx, log->csv_path, HEADER, sizeof HEADER - 1);
+        data_file_write(ctx, t->path, header, strlen(header));
     }
     if (ag_status_of(ctx) != AG_OK)
         return ag_status_of(ctx);
-    log->csv = open(log->csv_path, O_WRONLY | O_APPEND | O_CLOEXEC);
-    if (log->csv < 0)
-        return ag_fail(ctx, AG_EIO, "%s: %s", log->csv_path, strerror(errno));
+    t->fd = open(t->path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (t->fd < 0)
+        return ag_fail(ctx, AG_EIO, "%s: %s", t->path, strerror(errno));
     return AG_OK;
+}
+
+static ag_status table_add(const table *t, ag_ctx *ctx, const char *row, int n)
+{
+    ssize_t done;
+
+    do
+        done = write(t->fd, row, (size_t)n);
+    while (done < 0 && errno == EINTR);
+    if (done != n)
+        return ag_fail(ctx, AG_EIO, "%s: cannot be written: %s", t->path,
+                       strerror(done < 0 ? errno : ENOSPC));
+    return AG_OK;
+}
+
+static void table_close(table *t)
+{
+    if (t->fd >= 0)
+        close(t->fd);
+    ag_delete(t->path);
 }
 
 static ag_status add_row(const train_log *log, ag_ctx *ctx, const train_log_row *row)
@@ -169,15 +201,8 @@ static ag_status add_row(const train_log *log, ag_ctx *ctx, const train_log_row 
         snprintf(text, sizeof text, "%lld,%lld,%.9g,%.9g,%.9g,%.6g,%zu,%zu\n",
                  (long long)row->update, (long long)row->epoch, row->loss, row->lr, row->grad_norm,
                  row->seconds, ag_bytes_peak(ctx, AG_STEP), ag_bytes_touched(ctx));
-    ssize_t done;
 
-    do
-        done = write(log->csv, text, (size_t)n);
-    while (done < 0 && errno == EINTR);
-    if (done != n)
-        return ag_fail(ctx, AG_EIO, "%s: cannot be written: %s", log->csv_path,
-                       strerror(done < 0 ? errno : ENOSPC));
-    return AG_OK;
+    return table_add(&log->updates, ctx, text, n);
 }
 
 /* --- a run's log ------------------------------------------------------------------------------ */
@@ -219,10 +244,12 @@ ag_status train_log_new(train_log **out, ag_ctx *ctx, const char *output_dir,
     if (!log)
         return ag_status_of(ctx);
     log->what = what;
-    log->csv = -1;
+    log->updates.fd = log->validations.fd = -1;
+    log->first = first;
     log->total = total;
-    log->csv_path = ag_printf(ctx, "%s/log.csv", output_dir);
-    if (log->csv_path && begin_csv(log, ctx, first) == AG_OK && wants_events)
+    log->folder = ag_strdup(ctx, output_dir);
+    if (log->folder && table_open(&log->updates, ctx, output_dir, "log.csv", UPDATES, first) == AG_OK &&
+        wants_events)
         begin_events(log, ctx, output_dir, logging_dir, first);
     if (ag_status_of(ctx) != AG_OK) {
         train_log_free(log);
@@ -238,10 +265,10 @@ void train_log_free(train_log *log)
         return;
     if (log->has_line)
         fputc('\n', stderr);
-    if (log->csv >= 0)
-        close(log->csv);
+    table_close(&log->updates);
+    table_close(&log->validations);
     train_events_close(log->events);
-    ag_delete(log->csv_path);
+    ag_delete(log->folder);
     ag_delete(log);
 }
 
@@ -262,4 +289,23 @@ ag_status train_log_scalar(train_log *log, ag_ctx *ctx, const char *tag, int64_t
                            double value)
 {
     return log->events ? train_events_scalar(ctx, log->events, tag, update, value) : AG_OK;
+}
+
+ag_status train_log_validation(train_log *log, ag_ctx *ctx, int64_t update, double loss)
+{
+    char text[LINE];
+    const int n = snprintf(text, sizeof text, "%lld,%.9g\n", (long long)update, loss);
+
+    train_note(log, "update %lld: validation loss %.6f", (long long)update, loss);
+    if (log->validations.fd < 0)
+        table_open(&log->validations, ctx, log->folder, "validation.csv", VALIDATIONS, log->first);
+    if (ag_status_of(ctx) == AG_OK && table_add(&log->validations, ctx, text, n) == AG_OK)
+        train_log_scalar(log, ctx, "validation_loss", update, loss);
+    return ag_status_of(ctx);
+}
+
+ag_status train_log_picture(train_log *log, ag_ctx *ctx, const char *tag, int64_t update, int64_t width,
+                            int64_t height, const void *png, size_t size)
+{
+    return log->events ? train_events_picture(ctx, log->events, tag, update, width, height, png, size) : AG_OK;
 }

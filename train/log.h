@@ -42,6 +42,11 @@ void train_note(train_log *log, const char *format, ...) __attribute__((format(p
 /* Progress of work outside the updates ("latents 12/150"); the same line in place. */
 void train_log_progress(train_log *log, const char *what, int64_t done, int64_t total);
 ag_status train_log_add(train_log *log, ag_ctx *ctx, const train_log_row *row);
+/* The loss on held-out pictures: a line, a row of output_dir/validation.csv, TensorBoard's "validation_loss". */
+ag_status train_log_validation(train_log *log, ag_ctx *ctx, int64_t update, double loss);
+/* A picture for TensorBoard only; png is a whole file. */
+ag_status train_log_picture(train_log *log, ag_ctx *ctx, const char *tag, int64_t update, int64_t width,
+                            int64_t height, const void *png, size_t size);
 /* Additional scalar for TensorBoard only ("instance_loss"). */
 ag_status train_log_scalar(train_log *log, ag_ctx *ctx, const char *tag, int64_t update, double value);
 

@@ -96,12 +96,22 @@ void train_lora_free(train_lora *lora)
     *lora = (train_lora){0};
 }
 
-void train_lora_set_step(const train_lora *lora, uint32_t step)
+static void set_step(const train_lora *lora, uint32_t step, bool train)
 {
     if (lora->unet)
-        nn_adapters_set_step(lora->unet, step, true);
+        nn_adapters_set_step(lora->unet, step, train);
     if (lora->text)
-        nn_adapters_set_step(lora->text, step, true);
+        nn_adapters_set_step(lora->text, step, train);
+}
+
+void train_lora_set_step(const train_lora *lora, uint32_t step)
+{
+    set_step(lora, step, true);
+}
+
+void train_lora_rest(const train_lora *lora)
+{
+    set_step(lora, 0, false);
 }
 
 void train_lora_use(const train_lora *lora, bool on)

@@ -33,6 +33,8 @@ void train_lora_free(train_lora *lora); /* before the model; zeroed afterwards *
 
 /* Before each forward pass of training: the micro-step whose dropout is drawn. */
 void train_lora_set_step(const train_lora *lora, uint32_t step);
+/* And before each other one: nothing is dropped until then. */
+void train_lora_rest(const train_lora *lora);
 /* Let the frozen model answer alone, or the adapters with it again. */
 void train_lora_use(const train_lora *lora, bool on);
 

@@ -75,6 +75,11 @@ typedef struct train_options {
     bool no_cache; /* compute latents and text anew each step */
     const char *cache_dir;
 
+    /* validation (train/validation.h) */
+    const char *validation_prompt, *validation_data_dir, *validation_age_path;
+    int64_t num_validation_images, validation_inference_steps, num_validation_timesteps;
+    int64_t validation_steps, validation_epochs; /* 0: not by these */
+
     /* memory and arithmetic */
     bool gradient_checkpointing;
     int mixed_precision; /* a train_precision */

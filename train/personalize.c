@@ -30,14 +30,30 @@ char *train_prompt_as_age(ag_ctx *ctx, const char *prompt, int64_t age)
                                         : ag_printf(ctx, "%s as %lld-year-old", prompt, (long long)age);
 }
 
-static ag_status make_prompts(ag_ctx *ctx, personalize *p, side *s, const char *prompt, bool has_ages)
+static char *prompt_with(ag_ctx *ctx, const char *prompt, const data_item *item, bool has_ages)
 {
+    return has_ages ? train_prompt_as_age(ctx, prompt, (int64_t)item->age) : ag_strdup(ctx, prompt);
+}
+
+static char *prompt_with_age(ag_ctx *ctx, const train_options *o, const data_item *item)
+{
+    return prompt_with(ctx, o->instance_prompt, item, true);
+}
+
+static char *prompt_without_age(ag_ctx *ctx, const train_options *o, const data_item *item)
+{
+    return prompt_with(ctx, o->instance_prompt, item, false);
+}
+
+static ag_status make_prompts(ag_ctx *ctx, personalize *p, side *s, const char *prompt)
+{
+    const bool has_ages = p->ground.recipe->has_ages;
     const data_set *set = &s->pictures.set;
 
     s->prompts = ag_new(ctx, (size_t)set->n, sizeof *s->prompts, "prompts");
     for (int64_t i = 0; i < set->n && ag_status_of(ctx) == AG_OK; i++) {
-        const char *own = set->items[i].caption ? set->items[i].caption : prompt;
-        char *text = has_ages ? train_prompt_as_age(ctx, own, (int64_t)set->items[i].age) : ag_strdup(ctx, own);
+        const data_item *item = &set->items[i];
+        char *text = prompt_with(ctx, item->caption ? item->caption : prompt, item, has_ages);
         if (text)
             s->prompts[i] = train_prompts_add(ctx, p->ground.prompts, text);
         ag_delete(text);
@@ -171,11 +187,11 @@ static void tell(const personalize *p, const train_samples *samples)
 }
 
 /* The person's pictures, no more than are asked for. */
-static ag_status open_person(ag_ctx *ctx, personalize *p, bool has_ages)
+static ag_status open_person(ag_ctx *ctx, personalize *p)
 {
     const train_options *o = p->ground.options;
     const train_folder folder = {.dir = o->instance_data_dir,
-                                 .has_ages = has_ages,
+                                 .has_ages = p->ground.recipe->has_ages,
                                  .age_path = o->instance_age_path,
                                  .most = o->num_instance_images};
     train_pictures *pictures = &p->sides[PERSON].pictures;
@@ -200,11 +216,11 @@ static ag_status draw_others(ag_ctx *ctx, const personalize *p)
 }
 
 /* The others'; captions and masks are the person's. */
-static ag_status open_others(ag_ctx *ctx, personalize *p, bool has_ages)
+static ag_status open_others(ag_ctx *ctx, personalize *p)
 {
     train_options o = *p->ground.options;
     const train_folder folder = {
-        .dir = o.class_data_dir, .has_ages = has_ages, .age_path = o.class_age_path, .most = o.num_class_images};
+        .dir = o.class_data_dir, .has_ages = p->ground.recipe->has_ages, .age_path = o.class_age_path, .most = o.num_class_images};
     train_pictures *pictures = &p->sides[OTHERS].pictures;
     const int64_t assumed = o.num_class_images > 0 ? o.num_class_images
                             : p->ground.foresight  ? p->ground.foresight->n_pictures
@@ -248,22 +264,23 @@ static ag_status make_samples(ag_ctx *ctx, personalize *p)
 }
 
 /* Without ages any picture will do for the class, also one of the model's. */
-static ag_status open_data(ag_ctx *ctx, train_ground *g, bool has_ages)
+static ag_status open_data(ag_ctx *ctx, train_ground *g)
 {
     personalize *p = (personalize *)g;
     const train_options *o = g->options;
+    const bool has_ages = g->recipe->has_ages;
 
     p->n_sides = o->with_prior_preservation ? N_SIDES : 1;
     train_ground_assumes(g, o->instance_data_dir);
     if (p->n_sides > 1)
         train_ground_assumes(g, o->class_data_dir);
-    if (open_person(ctx, p, has_ages) != AG_OK ||
-        make_prompts(ctx, p, &p->sides[PERSON], o->instance_prompt, has_ages) != AG_OK)
+    if (open_person(ctx, p) != AG_OK ||
+        make_prompts(ctx, p, &p->sides[PERSON], o->instance_prompt) != AG_OK)
         return ag_status_of(ctx);
     if (!has_ages && draw_others(ctx, p) != AG_OK)
         return ag_status_of(ctx);
-    if (p->n_sides > 1 && (open_others(ctx, p, has_ages) != AG_OK ||
-                           make_prompts(ctx, p, &p->sides[OTHERS], o->class_prompt, has_ages) != AG_OK))
+    if (p->n_sides > 1 && (open_others(ctx, p) != AG_OK ||
+                           make_prompts(ctx, p, &p->sides[OTHERS], o->class_prompt) != AG_OK))
         return ag_status_of(ctx);
     if (make_samples(ctx, p) != AG_OK)
         return ag_status_of(ctx);
@@ -273,16 +290,6 @@ static ag_status open_data(ag_ctx *ctx, train_ground *g, bool has_ages)
     if (!g->foresight)
         tell(p, &g->samples);
     return ag_status_of(ctx);
-}
-
-static ag_status open_with_ages(ag_ctx *ctx, train_ground *g)
-{
-    return open_data(ctx, g, true);
-}
-
-static ag_status open_without_ages(ag_ctx *ctx, train_ground *g)
-{
-    return open_data(ctx, g, false);
 }
 
 static void close_data(train_ground *g)
@@ -301,7 +308,9 @@ static const train_recipe PERSONALIZE = {.name = "personalize",
                                          .size = sizeof(personalize),
                                          .rows_per_sample = N_SIDES,
                                          .check = check_options,
-                                         .open = open_with_ages,
+                                         .has_ages = true,
+                                         .open = open_data,
+                                         .prompt_of = prompt_with_age,
                                          .close = close_data,
                                          .counts = counts,
                                          .loss = loss,
@@ -310,7 +319,8 @@ static const train_recipe DREAMBOOTH = {.name = "dreambooth",
                                         .size = sizeof(personalize),
                                         .rows_per_sample = N_SIDES,
                                         .check = check_options,
-                                        .open = open_without_ages,
+                                        .open = open_data,
+                                        .prompt_of = prompt_without_age,
                                         .close = close_data,
                                         .counts = counts,
                                         .loss = loss,

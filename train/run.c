@@ -41,6 +41,11 @@ static void catch_signals(void)
         sigaction(numbers[i], &action, NULL);
 }
 
+bool train_stop_asked(void)
+{
+    return stop_signal != 0;
+}
+
 /* --- the output folder ------------------------------------------------------------------------------- */
 
 /* Make a folder and try to write into it. */
@@ -299,21 +304,39 @@ static bool is_due(const run *r, int64_t every)
     return every > 0 && r->state->update % every == 0;
 }
 
+static ag_status validate(run *r, bool is_end)
+{
+    const train_method *m = r->method;
+
+    return m->validate ? m->validate(r->ctx, m->user, r->log, r->state->update, is_end) : AG_OK;
+}
+
+/* With a checkpoint, unless it has just been written. */
+static ag_status stop(run *r, bool is_saved)
+{
+    if (!is_saved && checkpoint(r) != AG_OK)
+        return ag_status_of(r->ctx);
+    return ag_fail(r->ctx, AG_ESTOPPED, "stopped by signal %d after update %lld; checkpoint-%lld is saved",
+                   (int)stop_signal, (long long)r->state->update, (long long)r->state->update);
+}
+
 static ag_status loop(run *r)
 {
+    if (r->state->update == 0 && validate(r, false) != AG_OK)
+        return ag_status_of(r->ctx);
     while (r->state->update < r->total) {
+        bool is_saved = false;
         if (one_update(r) != AG_OK)
             return ag_status_of(r->ctx);
-        if (stop_signal) {
+        if (!stop_signal && is_due(r, r->options->checkpointing_steps)) {
             if (checkpoint(r) != AG_OK)
                 return ag_status_of(r->ctx);
-            return ag_fail(r->ctx, AG_ESTOPPED, "stopped by signal %d after update %lld; checkpoint-%lld is saved",
-                           (int)stop_signal, (long long)r->state->update, (long long)r->state->update);
+            is_saved = true;
         }
-        if (is_due(r, r->options->checkpointing_steps) && checkpoint(r) != AG_OK)
+        if (!stop_signal && validate(r, false) != AG_OK)
             return ag_status_of(r->ctx);
-        if (r->method->validate && r->method->validate(r->ctx, r->method->user, r->state->update) != AG_OK)
-            return ag_status_of(r->ctx);
+        if (stop_signal)
+            return stop(r, is_saved);
     }
     return AG_OK;
 }
@@ -338,8 +361,8 @@ ag_status train_run(ag_ctx *ctx, const train_options *options, const train_metho
         (!method->begin || method->begin(ctx, method->user, state->update) == AG_OK) &&
         train_log_new(&r.log, ctx, options->output_dir, options->logging_dir, options->report_to, method->name,
                       state->update, r.total) == AG_OK &&
-        loop(&r) == AG_OK)
-        method->save(ctx, method->user, options->output_dir);
+        loop(&r) == AG_OK && method->save(ctx, method->user, options->output_dir) == AG_OK)
+        validate(&r, true);
     train_log_free(r.log);
     for (int64_t i = 0; i < r.n_entry_names; i++)
         ag_delete(r.entry_names[i]);

@@ -30,11 +30,15 @@ typedef struct train_method {
     /* Called before update `update`, on a new run and after a resume alike; NULL: nothing to do. For draws that
      * have a past (--torch_rng). */
     ag_status (*begin)(ag_ctx *ctx, void *user, int64_t update);
-    /* Validation pictures and losses; NULL: none. */
-    ag_status (*validate)(ag_ctx *ctx, void *user, int64_t update);
+    /* Called before the first update of a new run (update 0), after each, and once more at the end, when the model
+     * is saved. Says itself when it is due; should look at train_stop_asked() if it takes long. NULL: nothing. */
+    ag_status (*validate)(ag_ctx *ctx, void *user, train_log *log, int64_t update, bool is_end);
     /* Write the trained model into the folder. */
     ag_status (*save)(ag_ctx *ctx, void *user, const char *folder);
 } train_method;
+
+/* Has a signal asked the run to end? */
+bool train_stop_asked(void);
 
 /* Before anything is loaded: make the folders for output, logs and cache (AG_EIO when one cannot be
  * written), refuse an output that holds a newer state unless told to resume or overwrite. */

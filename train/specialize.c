@@ -57,12 +57,22 @@ static const char *prompt_of(const specialize *s, int64_t i)
     return caption ? caption : s->ground.options->instance_prompt;
 }
 
+static char *aged_prompt(ag_ctx *ctx, const char *prompt, const data_item *item)
+{
+    const int64_t age = (int64_t)item->age;
+
+    return train_prompt_has_age(prompt) ? train_prompt_with_age(ctx, prompt, age) : train_aged_prompt(ctx, prompt, age);
+}
+
+static char *held_out_prompt(ag_ctx *ctx, const train_options *o, const data_item *item)
+{
+    return aged_prompt(ctx, o->instance_prompt, item);
+}
+
 static ag_status add_prompts(ag_ctx *ctx, specialize *s, int64_t i)
 {
     const char *prompt = prompt_of(s, i);
-    const int64_t age = (int64_t)s->pictures.set.items[i].age;
-    char *aged = train_prompt_has_age(prompt) ? train_prompt_with_age(ctx, prompt, age)
-                                              : train_aged_prompt(ctx, prompt, age);
+    char *aged = aged_prompt(ctx, prompt, &s->pictures.set.items[i]);
     char *plain = train_prompt_without_age(ctx, prompt);
 
     if (aged && plain) {
@@ -216,9 +226,11 @@ static const train_recipe RECIPE = {.name = "specialize",
                                     .size = sizeof(specialize),
                                     .rows_per_sample = ROWS_PER_PICTURE,
                                     .has_instances = true,
+                                    .has_ages = true,
                                     .check = check_options,
                                     .open = open_data,
                                     .close = close_data,
+                                    .prompt_of = held_out_prompt,
                                     .counts = counts,
                                     .loss = loss,
                                     .row_name = row_name};
