@@ -4,53 +4,25 @@
 #include <math.h>
 #include <string.h>
 
+#include "autograd/philox.h"
+
 /* --- Philox ------------------------------------------------------------------------------------ */
 
 void ag_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
 {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    uint32_t k0 = key[0], k1 = key[1];
+    uint32_t c[4];
 
-    for (int round = 0; round < 10; round++) {
-        const uint64_t a = (uint64_t)0xD2511F53u * c0, b = (uint64_t)0xCD9E8D57u * c2;
-        const uint32_t next0 = (uint32_t)(b >> 32) ^ c1 ^ k0, next2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)b;
-        c3 = (uint32_t)a;
-        c0 = next0;
-        c2 = next2;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    out[0] = c0;
-    out[1] = c1;
-    out[2] = c2;
-    out[3] = c3;
-}
-
-static void draw_block(const ag_draw *draw, uint64_t block, uint32_t out[4])
-{
-    const uint32_t key[2] = {(uint32_t)draw->seed, (uint32_t)(draw->seed >> 32)};
-    const uint32_t counter[4] = {(uint32_t)block, draw->purpose << 16 | (uint32_t)(block >> 32 & 0xffff),
-                                 draw->step, draw->sample};
-
-    ag_philox4x32(counter, key, out);
+    memcpy(c, counter, sizeof c);
+    philox_rounds(c, key[0], key[1]);
+    memcpy(out, c, sizeof c);
 }
 
 uint32_t ag_draw_u32(const ag_draw *draw, uint64_t element)
 {
     uint32_t words[4];
 
-    draw_block(draw, element / 4, words);
+    philox_block(draw, element / 4, words);
     return words[element % 4];
-}
-
-void ag_draw_words(const ag_draw *draw, uint64_t first, uint32_t *out, int64_t n)
-{
-    for (int64_t at = 0; at < n; at += 4) {
-        uint32_t words[4];
-        draw_block(draw, (first + (uint64_t)at) / 4, words);
-        memcpy(out + at, words, (size_t)(n - at < 4 ? n - at : 4) * sizeof *out);
-    }
 }
 
 double ag_draw_uniform(const ag_draw *draw, uint64_t element)
@@ -58,7 +30,7 @@ double ag_draw_uniform(const ag_draw *draw, uint64_t element)
     uint32_t words[4];
     uint64_t bits;
 
-    draw_block(draw, element / 2, words);
+    philox_block(draw, element / 2, words);
     bits = (uint64_t)words[2 * (element % 2)] << 32 | words[2 * (element % 2) + 1];
     return (double)(bits >> 11) * 0x1p-53;
 }
@@ -72,7 +44,7 @@ void ag_draw_uniforms(const ag_draw *draw, float *out, int64_t n)
 {
     for (int64_t at = 0; at < n; at += 4) {
         uint32_t words[4];
-        draw_block(draw, (uint64_t)at / 4, words);
+        philox_block(draw, (uint64_t)at / 4, words);
         for (int i = 0; i < 4 && at + i < n; i++)
             out[at + i] = (float)(words[i] >> 8) * 0x1p-24f;
     }
@@ -85,7 +57,7 @@ void ag_draw_normals(const ag_draw *draw, float *out, int64_t n)
 
     for (int64_t at = 0; at < n; at += 4) {
         uint32_t words[4];
-        draw_block(draw, (uint64_t)at / 4, words);
+        philox_block(draw, (uint64_t)at / 4, words);
         for (int pair = 0; pair < 2 && at + 2 * pair < n; pair++) {
             const double u1 = ((double)words[2 * pair] + 1.0) * 0x1p-32;
             const double radius = sqrt(-2.0 * log(u1)), angle = turn * (double)words[2 * pair + 1];

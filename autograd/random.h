@@ -49,8 +49,6 @@ typedef struct ag_draw {
 void ag_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
 uint32_t ag_draw_u32(const ag_draw *draw, uint64_t element);
-/* Elements first .. first + n - 1; first is a multiple of 4. */
-void ag_draw_words(const ag_draw *draw, uint64_t first, uint32_t *out, int64_t n);
 double ag_draw_uniform(const ag_draw *draw, uint64_t element); /* [0,1), 53 bits of two words of a block */
 int64_t ag_draw_integer(const ag_draw *draw, uint64_t element, int64_t n); /* [0,n), unbiased to 2^-32 */
 void ag_draw_normals(const ag_draw *draw, float *out, int64_t n);  /* N(0,1), elements 0..n-1 */

@@ -147,6 +147,12 @@ static void declare(nn_params *params, nn_adapter *x, const nn_lora_config *c)
     nn_leave(params);
 }
 
+static void set_trainable(ag_ctx *ctx, nn_param *param, bool on)
+{
+    param->trainable = on;
+    ag_set_requires_grad(ctx, param->value, on);
+}
+
 static void adapter_free(nn_adapter *x)
 {
     if (!x)
@@ -194,9 +200,11 @@ ag_status nn_adapters_add(ag_ctx *ctx, nn_adapters *set, nn_param *weight, int64
         adapter_free(x);
         return ag_status_of(ctx);
     }
-    nn_params_train(ctx, set->params, NULL, true);
-    ag_set_requires_grad(ctx, weight->value, false);
-    weight->trainable = false;
+    set_trainable(ctx, weight, false);
+    set_trainable(ctx, x->a, true);
+    set_trainable(ctx, x->b, true);
+    if (x->magnitude)
+        set_trainable(ctx, x->magnitude, true);
     weight->adapter = x;
     set->list[set->n++] = x;
     return ag_status_of(ctx);

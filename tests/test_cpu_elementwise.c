@@ -292,6 +292,34 @@ static void test_binary(void **state)
     check_each_isa(binary_bf16_of);
 }
 
+/* Every element by its own word of the draw, pieces and ends included. */
+static void dropout_of(int isa)
+{
+    enum { MANY = 33003 };
+    const ag_draw draw = {0x123456789abcdefu, AG_DRAW_DROPOUT, 9, 0xfedcba98u};
+    static const double P[] = {0.0, 0.1, 0.5, 0.999};
+    uint64_t seed = 29;
+    float *x = check_random(MANY, &seed, 2, 1), *y = check_floats(MANY);
+
+    for (int k = 0; k < 4; k++) {
+        cpu_dropout(y, x, P[k], &draw, MANY, 2, isa);
+        for (int64_t i = 0; i < MANY; i++)
+            assert_true(y[i] == (ag_draw_u32(&draw, (uint64_t)i) >= (uint32_t)(P[k] * 0x1p32)
+                                     ? (float)(1.0 / (1.0 - P[k])) * x[i]
+                                     : 0.0f));
+        cpu_dropout(x, x, P[k], &draw, MANY, 1, isa);
+        assert_memory_equal(x, y, MANY * sizeof *x);
+    }
+    free(x);
+    free(y);
+}
+
+static void test_dropout(void **state)
+{
+    (void)state;
+    check_each_isa(dropout_of);
+}
+
 static void geglu_of(int isa)
 {
     for (int64_t cols = 1; cols < 40; cols += 6) {
@@ -461,7 +489,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unary), cmocka_unit_test(test_far),   cmocka_unit_test(test_simple),
-        cmocka_unit_test(test_binary), cmocka_unit_test(test_geglu), cmocka_unit_test(test_cast),
+        cmocka_unit_test(test_dropout), cmocka_unit_test(test_binary), cmocka_unit_test(test_geglu), cmocka_unit_test(test_cast),
         cmocka_unit_test(test_row_loss),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -153,6 +153,16 @@ void cpu_axpy(float *y, float a, const float *x, int64_t n, int n_threads, int i
     EACH_PIECE(cpu_elementwise_of(isa)->axpy(y + i, a, x + i, len));
 }
 
+void cpu_dropout(float *y, const float *x, double p, const ag_draw *draw, int64_t n, int n_threads,
+                 int isa)
+{
+    const uint32_t smallest = (uint32_t)(p * 0x1p32);
+    const float raise = (float)(1.0 / (1.0 - p));
+
+    EACH_PIECE(cpu_elementwise_of(isa)->dropout(y + i, x + i, len, draw, (uint64_t)i, smallest,
+                                                raise));
+}
+
 /* --- broadcasting ----------------------------------------------------------------------------- */
 
 cpu_walk cpu_walk_of(int n_dims, const int64_t *dims, const int64_t *a_dims,

@@ -65,6 +65,10 @@ void cpu_geglu(float *y, const float *u, int64_t rows, int64_t cols, int n_threa
 void cpu_geglu_grad(float *du, const float *u, const float *dy, int64_t rows, int64_t cols,
                     int n_threads, int isa);
 
+/* y[e] = x[e] / (1 - p) where word e of the draw is at least 2^32 p, else 0; 0 <= p < 1. y may be x. */
+void cpu_dropout(float *y, const float *x, double p, const ag_draw *draw, int64_t n, int n_threads,
+                 int isa);
+
 /* Between element types. To the nearest, ties to even; a NaN stays a NaN; too large becomes
  * infinite. Integers are truncated towards zero, NaN gives 0, out of range saturates. Output and
  * input do not overlap. */

@@ -21,6 +21,9 @@ typedef struct cpu_elementwise_kernels {
     /* Steps of a and b are 0 or 1 elements. */
     void (*binary)(float *y, cpu_binary_kind kind, const float *a, const float *b, int step_a,
                    int step_b, int64_t n);
+    /* The piece begins at element `first` of the tensor, a multiple of 4. */
+    void (*dropout)(float *y, const float *x, int64_t n, const ag_draw *draw, uint64_t first,
+                    uint32_t smallest, float raise);
     void (*geglu_row)(float *y, const float *u, int64_t cols);
     void (*geglu_grad_row)(float *du, const float *u, const float *dy, int64_t cols);
     void (*to_bf16)(uint16_t *y, const float *x, int64_t n);

@@ -7,6 +7,7 @@
 
 #include "autograd/cpu/elementwise_internal.h"
 #include "autograd/cpu/vector.h"
+#include "autograd/philox.h"
 
 /* --- functions of one argument ---------------------------------------------------------------- */
 
@@ -195,6 +196,24 @@ static void geglu_grad_row(float *du, const float *u, const float *dy, int64_t c
     }
 }
 
+/* --- dropout ---------------------------------------------------------------------------------- */
+
+static void dropout(float *y, const float *x, int64_t n, const ag_draw *draw, uint64_t first,
+                    uint32_t smallest, float raise)
+{
+    enum { BLOCKS = 64 };
+
+    for (int64_t at = 0; at < n; at += 4 * BLOCKS) {
+        const int64_t here = n - at < 4 * BLOCKS ? n - at : 4 * BLOCKS;
+        uint32_t words[BLOCKS][4];
+
+        for (int b = 0; b < BLOCKS; b++)
+            philox_block(draw, (first + (uint64_t)at) / 4 + (uint64_t)b, words[b]);
+        for (int64_t i = 0; i < here; i++)
+            y[at + i] = (&words[0][0])[i] >= smallest ? raise * x[at + i] : 0.0f;
+    }
+}
+
 /* --- element types ---------------------------------------------------------------------------- */
 
 static void to_bf16(uint16_t *y, const float *x, int64_t n)
@@ -356,6 +375,7 @@ const cpu_elementwise_kernels VEC_NAME(cpu_elementwise) = {
     .binary = binary,
     .geglu_row = geglu_row,
     .geglu_grad_row = geglu_grad_row,
+    .dropout = dropout,
     .to_bf16 = to_bf16,
     .from_bf16 = from_bf16,
     .to_f16 = to_f16,

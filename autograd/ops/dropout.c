@@ -7,11 +7,10 @@
  * Shapes  any; y as x. Dtypes f32 or bf16, y as x.
  * Keeps   nothing: the mask is a function of the draw, so the gradient draws it again.
  */
+#include "autograd/cpu/elementwise.h"
 #include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
-
-enum { PIECE = 1024 }; /* values whose words are drawn at once; a multiple of 4 */
 
 static ag_status dropout_shape(ag_call *call)
 {
@@ -28,20 +27,9 @@ static ag_status dropout_shape(ag_call *call)
 static ag_status dropout_kernel(ag_call *call, const op_floats *f)
 {
     const op_dropout_attr *a = call->attr;
-    const float *x = f->in[0], raise = (float)(1.0 / (1.0 - a->p));
-    float *y = f->out[0];
-    const uint32_t least = (uint32_t)(a->p * 0x1p32);
-    const int64_t n = ag_numel(call->in[0]);
 
-#pragma omp parallel for num_threads(op_threads(call)) if (n > PIECE)
-    for (int64_t at = 0; at < n; at += PIECE) {
-        const int64_t n_here = n - at < PIECE ? n - at : PIECE;
-        uint32_t words[PIECE];
-
-        ag_draw_words(&a->draw, (uint64_t)at, words, n_here);
-        for (int64_t i = 0; i < n_here; i++)
-            y[at + i] = words[i] >= least ? raise * x[at + i] : 0.0f;
-    }
+    cpu_dropout(f->out[0], f->in[0], a->p, &a->draw, ag_numel(call->in[0]), op_threads(call),
+                op_isa(call));
     return AG_OK;
 }
 
