@@ -5,6 +5,7 @@
 # usage: tests/cli.sh AGEWRIGHT
 set -u
 agewright=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+golden=$(cd "$(dirname "$0")" && pwd)/golden
 folder=$(mktemp -d) || exit 1
 trap 'chmod -R u+w "$folder"; rm -rf "$folder"' EXIT
 cd "$folder" || exit 1
@@ -98,6 +99,19 @@ refused 3 'nowhere' judge score --judge nowhere.safetensors --images faces/image
 refused 3 '/dev/null/j' judge train --output /dev/null/j.safetensors --steps 1
 refused 2 'one of the two' faces --output out --ages 3 4 --age_max 9
 refused 2 'got 91' faces --output out --ages 91
+
+# --- LoRA files ---
+loras="$golden/lora_files"
+refused 2 'did you mean check' lora chek x
+refused 2 'rank' lora resize --input "$loras/kohya.safetensors" --output out/l.safetensors --rank 0
+refused 3 'nowhere.safetensors' sample --model tiny --lora nowhere.safetensors --prompt x --output x.png
+refused 3 'another base' sample --model tiny --lora "$loras/kohya.safetensors" --prompt x --output x.png
+refused 3 'another base' lora merge --model tiny --lora "$loras/diffusers.safetensors:0.5" --output out
+refused 3 'no published model' lora convert --input "$loras/kohya.safetensors" --output out/l.safetensors --to peft
+head -c 3000 "$loras/kohya.safetensors" >cut.safetensors
+refused 3 'cut.safetensors' lora check cut.safetensors
+refused 3 'is no LoRA' lora check tiny/unet/diffusion_pytorch_model.safetensors
+refused 3 'differ in nothing' lora extract --model tiny --tuned tiny --output out/l.safetensors
 
 # --- a disk that is full: the largest file this shell allows ---
 (
