@@ -395,9 +395,28 @@ static void refuses_what_does_not_fit_together(void **state)
     refused(check_path(folder, "nowhere.safetensors"), AG_EIO, "nowhere.safetensors");
 }
 
+/* A file of Stable Diffusion 2's at full size against the names of 1, of either trainer. */
+static void full_size_of_another_base(data_lora_dialect dialect)
+{
+    static const char *const unet[] = {"to_k"}, *const text[] = {"q_proj"};
+    const char *path = check_path(folder, "sd21.safetensors");
+    pipe_lora_base base = {0};
+    data_lora_matched matched;
+    data_lora *lora = NULL;
+
+    write_adapters(path, "sd21", dialect, unet, 1, text, 1);
+    check_ok(ctx, pipe_lora_base_preset(&base, ctx, 0));
+    check_ok(ctx, data_lora_open(&lora, ctx, path));
+    check_failed(ctx, pipe_lora_fit(&matched, ctx, lora, &base, NULL), AG_EDATA, "1024 wide (Stable Diffusion 2)");
+    data_lora_close(lora);
+    pipe_lora_base_free(&base);
+}
+
 static void tells_of_another_base(void **state)
 {
     (void)state;
+    full_size_of_another_base(DATA_LORA_DIFFUSERS);
+    full_size_of_another_base(DATA_LORA_KOHYA);
     refused(WRITE("sd2", K ".lora.down.weight [2,1024]", K ".lora.up.weight [320,2]"), AG_EDATA,
             "another base: unet.a.attn2.to_k takes a text 1024 wide (Stable Diffusion 2), this model's is 768 wide "
             "(Stable Diffusion 1)");

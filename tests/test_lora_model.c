@@ -407,6 +407,7 @@ static void names_what_it_writes(void **state)
         }
     assert_int_equal(n, data_weights_count(w));
     assert_true(data_weights_find(w, HERE ".lora.down.weight") >= 0);
+    assert_non_null(strstr(data_weights_at(w, 0)->name, ".lora.down.")); /* diffusers' own names come first */
     assert_true(data_weights_find(w, "unet.mid_block.resnets.0.conv1.lora_magnitude_vector") >= 0);
     assert_true(data_weights_find(w, "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
                                      ".lora_linear_layer.up.weight") >= 0);
