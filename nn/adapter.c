@@ -3,6 +3,11 @@
  * The second factor of ||W + s B A||^2 by rows is never made:
  *   ||W + s B A||^2 = ||W||^2 + 2 s <B, W A^T> + s^2 <B, B (A A^T)>    row by row,
  * products of rank's width, and ||W||^2 is taken once because W is frozen.
+ *
+ * The thin products stand as they are written. At Stable Diffusion's attention with rank 16, two cores
+ * with AMX, all six of a module take 1.2 ms of a 4096x320 map, forward and backward, beside 1.3 of W's
+ * two, and 2 % of an update in all. Padding the rank to 32 takes as long or longer, and one product for
+ * q, k and v would win less than 1 %.
  */
 #include "nn/adapter.h"
 
@@ -352,7 +357,8 @@ static ag_tensor *row_gain(ag_ctx *ctx, const nn_adapter *x)
     /* A first: a product whose first factor is bf16 rounds the second */
     wa = ag_permute(ctx, ag_linear(ctx, a, as_rows(ctx, x->weight->value), NULL), (int[]){1, 0});
     ba = ag_matmul(ctx, b, ag_matmul(ctx, a, a, false, true), false, false);
-    squares = ag_add(ctx, ag_scale(ctx, wa, 2.0 * x->scale), ag_scale(ctx, ba, x->scale * x->scale));
+    squares = ag_add(ctx, ag_scale(ctx, wa, 2.0 * x->scale),
+                     ag_scale(ctx, ba, x->scale * x->scale));
     squares = ag_sum(ctx, ag_mul(ctx, b, squares), 1u << 1, false);
     squares = ag_sqrt(ctx, ag_add(ctx, x->squares, squares));
     ag_record(ctx, was);
@@ -371,7 +377,8 @@ static ag_tensor *run(ag_ctx *ctx, const nn_adapter *x, ag_tensor *in, ag_tensor
     y = ag_add(ctx, y, thin_product(ctx, x, in, opts));
     if (!x->magnitude)
         return y;
-    y = ag_mul(ctx, y, row_gain(ctx, x)); /* f32: what m moves by is far below a bf16's last place */
+    /* in f32: what m moves by is far below a bf16's last place */
+    y = ag_mul(ctx, y, row_gain(ctx, x));
     return ag_cast(ctx, bias ? ag_add(ctx, y, bias) : y, ag_dtype_of(in));
 }
 

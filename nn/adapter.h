@@ -16,7 +16,7 @@
  * precision.
  *
  * Ownership  The set owns adapters and registry. It refers to the base's registry and values: the
- *            base outlives it, and has its values before adapters are made (DoRA takes their norms).
+ *            base outlives it, and has its values before adapters are made: DoRA takes their norms.
  */
 #ifndef NN_ADAPTER_H
 #define NN_ADAPTER_H
@@ -85,7 +85,7 @@ void nn_adapters_use(nn_adapters *set, bool on);
 ag_status nn_adapter_delta(ag_ctx *ctx, const nn_adapters *set, int64_t i, double multiplier,
                            float *delta);
 
-/* --- for nn/layers.c ------------------------------------------------------------------------------ */
+/* --- for nn/layers.c ---------------------------------------------------------------------- */
 
 /* The whole layer: x [...,I] -> [...,O], bias [O] or NULL. */
 ag_tensor *nn_adapter_linear(ag_ctx *ctx, const nn_adapter *adapter, ag_tensor *x, ag_tensor *bias);

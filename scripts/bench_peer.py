@@ -6,8 +6,8 @@
 
 The same rows, weights and sizes as `agewright bench`: channels last, scaled-dot-product attention,
 fused AdamW, bf16 through autocast. The LoRA rows are diffusers' own recipe (train_dreambooth_lora.py):
-peft adapters in f32 on frozen weights that are bf16 when the computing is. The best of `repeat` after one round to warm up; memory is the
-largest resident size of this process.
+peft adapters in f32 on frozen weights that are bf16 when the computing is. The best of `repeat` after
+one round to warm up; memory is the largest resident size of this process.
 """
 
 import argparse

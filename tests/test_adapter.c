@@ -474,7 +474,8 @@ static void test_dropout(void **state)
     static const double P = 0.25;
     ag_ctx *ctx = check_ctx();
     layers l = layers_new(ctx, AG_F32);
-    nn_adapters *set = adapters_new(ctx, l.params, (nn_lora_config){.rank = 3, .conv_rank = 2, .dropout = P, .seed = SEED});
+    nn_adapters *set = adapters_new(
+        ctx, l.params, (nn_lora_config){.rank = 3, .conv_rank = 2, .dropout = P, .seed = SEED});
     ag_tensor *x = input(ctx), *quiet[N_LAYERS];
     float *values = values_of(ctx, x);
 
