@@ -99,7 +99,7 @@ class AdamW8bit(torch.optim.Optimizer):
     def through_codes(self, x, codes):
         blocks = torch.nn.functional.pad(x.flatten(), (0, -x.numel() % 256)).reshape(-1, 256)
         largest = blocks.abs().amax(dim=1, keepdim=True)
-        nearest = (blocks / largest)[..., None].sub(codes).abs().argmin(dim=-1)
+        nearest = torch.bucketize(blocks / largest, ((codes[1:] + codes[:-1]) / 2).to(x.dtype))
         return (codes[nearest] * largest).flatten()[: x.numel()].reshape(x.shape)
 
     @torch.no_grad()
@@ -188,4 +188,5 @@ def main():
                         **{n: importlib.metadata.version(n) for n in packages}})
 
 
-main()
+if __name__ == "__main__":
+    main()

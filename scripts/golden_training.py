@@ -24,6 +24,8 @@ from diffusers.training_utils import EMAModel, compute_snr
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from golden_optimizers import Adafactor, AdamW8bit, Lion, Prodigy, Ranger
+
 torch.set_num_threads(2)
 diffusers.utils.logging.set_verbosity_error()
 K = 10
@@ -81,7 +83,7 @@ NOISE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_
 DEFAULTS = dict(model="sd1", rows=2, height=6, width=10, prediction="epsilon", zero_snr=False, text=False,
                 lr=1e-3, schedule="constant", warmup=0, total=K, cycles=1, power=1.0, rules=None, beta1=0.9,
                 beta2=0.999, decay=1e-2, eps=1e-8, clip=1.0, snr_gamma=0.0, loss="l2", huber_c=0.1, ema=0.0,
-                prior=None, contrast=0.0)
+                prior=None, contrast=0.0, optimizer=None)
 CASES = {
     "sd1": {},
     "sd2_v": dict(model="sd2", prediction="v_prediction"),
@@ -104,6 +106,13 @@ CASES = {
     "no_clip": dict(clip=0.0, eps=1e-3),
     "adam": dict(decay=0.5, beta1=0.8, beta2=0.95, eps=1e-4),
     "one_row": dict(rows=1),
+    "adamw8bit": dict(optimizer=(AdamW8bit, {})),
+    "ranger": dict(optimizer=(Ranger, {})),
+    "lion": dict(optimizer=(Lion, dict(weight_decay=0.3)), lr=1e-4),
+    "adafactor": dict(optimizer=(Adafactor, dict(lr=None))),
+    "adafactor_lr": dict(optimizer=(Adafactor, dict(relative_step=False, beta1=0.8)), text=True),
+    "prodigy": dict(optimizer=(Prodigy, dict(d0=1e-4, use_bias_correction=True, safeguard_warmup=True)), lr=1.0),
+    "sgd": dict(optimizer=(torch.optim.SGD, dict(momentum=0.9, nesterov=True, weight_decay=0.1)), lr=0.1),
     "prior": dict(rows=4, prior=0.7),
     "prior_snr": dict(rows=4, prior=0.7, snr_gamma=5.0),
     "prior_contrast": dict(rows=6, prior=1.0, contrast=0.1),
@@ -156,10 +165,13 @@ def run(case, dtype):
         trained.update({f"text_encoder.{prefix}{n}": p for n, p in text.named_parameters()})
     start = {n: p.detach().clone() for n, p in trained.items()}
     params = list(trained.values())
-    optimizer = torch.optim.AdamW(params, lr=c["lr"], betas=(c["beta1"], c["beta2"]), weight_decay=c["decay"],
-                                  eps=c["eps"])
-    lr = get_scheduler(c["schedule"], optimizer, step_rules=c["rules"], num_warmup_steps=c["warmup"],
-                       num_training_steps=c["total"], num_cycles=c["cycles"], power=c["power"])
+    make, options = c["optimizer"] or (torch.optim.AdamW, dict(betas=(c["beta1"], c["beta2"]), weight_decay=c["decay"],
+                                                               eps=c["eps"]))
+    optimizer = make(params, **{"lr": c["lr"], **options})
+    own_rate = options.get("lr", c["lr"]) is None
+    lr = None if own_rate else get_scheduler(c["schedule"], optimizer, step_rules=c["rules"],
+                                             num_warmup_steps=c["warmup"], num_training_steps=c["total"],
+                                             num_cycles=c["cycles"], power=c["power"])
     average = EMAModel(params, decay=c["ema"]) if c["ema"] else None
 
     R, h, w = c["rows"], c["height"], c["width"]
@@ -190,9 +202,10 @@ def run(case, dtype):
         loss = loss.mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(params, c["clip"] if c["clip"] > 0 else float("inf"))
-        out["lr"].append(lr.get_last_lr()[0])
+        out["lr"].append(min(0.01, (k + 1) ** -0.5) if own_rate else lr.get_last_lr()[0])
         optimizer.step()
-        lr.step()
+        if lr:
+            lr.step()
         optimizer.zero_grad()
         if average:
             average.step(params)

@@ -33,6 +33,7 @@ typedef struct given_case {
     bool zero_snr;
     train_options options; /* fields that are 0 have the defaults of options_of() */
     bool no_clip;
+    bool is_in_codes; /* moments that rounding may put into the next code */
 } given_case;
 
 static inline train_options options_of(const given_case *c)
@@ -41,10 +42,20 @@ static inline train_options options_of(const given_case *c)
 
     o.mixed_precision = o.mixed_precision ? o.mixed_precision : TRAIN_PRECISION_NO;
     o.learning_rate = o.learning_rate > 0 ? o.learning_rate : 1e-3;
-    o.adam_beta1 = o.adam_beta1 > 0 ? o.adam_beta1 : 0.9;
-    o.adam_beta2 = o.adam_beta2 > 0 ? o.adam_beta2 : 0.999;
-    o.adam_weight_decay = o.adam_weight_decay > 0 ? o.adam_weight_decay : 1e-2;
-    o.adam_epsilon = o.adam_epsilon > 0 ? o.adam_epsilon : 1e-8;
+    o.adam_beta1 = o.adam_beta1 > 0 ? o.adam_beta1 : NAN;
+    o.adam_beta2 = o.adam_beta2 > 0 ? o.adam_beta2 : NAN;
+    o.adam_weight_decay = o.adam_weight_decay > 0 ? o.adam_weight_decay : NAN;
+    o.adam_epsilon = o.adam_epsilon > 0 ? o.adam_epsilon : NAN;
+    o.ranger_alpha = 0.5;
+    o.ranger_k = 6;
+    o.ranger_use_gc = true;
+    o.adafactor_scale_parameter = true;
+    o.adafactor_clip_threshold = 1.0;
+    o.adafactor_decay_rate = -0.8;
+    o.adafactor_scale_epsilon = 1e-3;
+    o.prodigy_d_coef = 1.0;
+    o.prodigy_beta3 = NAN;
+    o.prodigy_decouple = true;
     o.max_grad_norm = c->no_clip ? 0.0 : o.max_grad_norm > 0 ? o.max_grad_norm : 1.0;
     o.huber_c = o.huber_c > 0 ? o.huber_c : 0.1;
     o.lr_num_cycles = o.lr_num_cycles > 0 ? o.lr_num_cycles : 1.0;

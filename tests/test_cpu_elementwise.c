@@ -485,12 +485,33 @@ static void test_row_loss(void **state)
     check_each_isa(row_loss_of);
 }
 
+/* Large enough to go past the caches; from an address that is aligned and from one that is not. */
+static void fill_of(int isa)
+{
+    enum { LARGE = (4 << 20) + 37 };
+    float *y = check_scratch((LARGE + 3) * sizeof *y);
+
+    for (int from = 0; from < 2; from++) {
+        cpu_fill(y + from, 3.25f + (float)from, LARGE, 2, isa);
+        for (int i = from; i < LARGE + from; i++)
+            if (y[i] != 3.25f + (float)from)
+                fail_msg("fill (isa %d): [%d] is %g", isa, i, (double)y[i]);
+        assert_true(isnan(y[LARGE + from]));
+    }
+    free(y);
+}
+static void test_fill(void **state)
+{
+    (void)state;
+    check_each_isa(fill_of);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unary), cmocka_unit_test(test_far),   cmocka_unit_test(test_simple),
-        cmocka_unit_test(test_dropout), cmocka_unit_test(test_binary), cmocka_unit_test(test_geglu), cmocka_unit_test(test_cast),
-        cmocka_unit_test(test_row_loss),
+        cmocka_unit_test(test_dropout), cmocka_unit_test(test_binary), cmocka_unit_test(test_geglu),
+        cmocka_unit_test(test_cast), cmocka_unit_test(test_row_loss), cmocka_unit_test(test_fill),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,7 @@ typedef struct cpu_elementwise_kernels {
     /* Does what is fast in vectors; false: this function and order are not among it. */
     bool (*unary)(float *y, ag_unary_kind kind, int order, const float *x, const float *d,
                   int64_t n, float parameter);
+    void (*stream)(float *y, float value, int64_t n); /* fill past the caches; y 64-byte aligned */
     void (*affine)(float *y, const float *x, float a, float b, int64_t n);
     void (*axpy)(float *y, float a, const float *x, int64_t n);
     void (*lerp)(float *y, const float *x, float w, int64_t n);

@@ -97,6 +97,17 @@ static bool unary(float *y, ag_unary_kind kind, int order, const float *x, const
 
 /* --- one or two inputs ------------------------------------------------------------------------ */
 
+static void stream(float *y, float value, int64_t n)
+{
+    int64_t i = 0;
+
+    for (; i + VEC_N <= n; i += VEC_N)
+        vec_stream(y + i, vec_set(value));
+    for (; i < n; i++)
+        y[i] = value;
+    vec_stream_end();
+}
+
 static void affine(float *y, const float *x, float a, float b, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
@@ -369,6 +380,7 @@ static void add_to_doubles(double *y, const float *x, int64_t n)
 
 const cpu_elementwise_kernels VEC_NAME(cpu_elementwise) = {
     .unary = unary,
+    .stream = stream,
     .affine = affine,
     .axpy = axpy,
     .lerp = lerp,

@@ -50,7 +50,7 @@ enum { CPU_CODE_BASE = (127 - 23) << 7, CPU_CODE_CELLS = (23 << 7) + 1, CPU_CODE
 typedef struct cpu_code_book {
     float value[256];
     float above[256]; /* between the magnitudes i and i + 1; infinity behind the last */
-    uint8_t code[CPU_CODE_CELLS];
+    uint8_t code[CPU_CODE_CELLS + 3]; /* which are read four at a time */
 } cpu_code_book;
 typedef struct cpu_code_books {
     cpu_code_book m; /* `above` and `code` count magnitudes from CPU_CODE_ZERO */

@@ -113,25 +113,83 @@ static inline int code_of(float x, const cpu_code_book *book)
     return code + (x > book->above[code]);
 }
 
+/* 1 is the one magnitude of m that has no negative. */
+static inline uint8_t signed_code(float x, const cpu_code_book *book)
+{
+    const int code = code_of(fabsf(x), book);
+
+    return (uint8_t)(x < 0.0f ? CPU_CODE_ZERO - (code < 127 ? code : 127) : CPU_CODE_ZERO + code);
+}
+
+/* Values of 16 codes, and codes of 16 values in -1..1: twice as fast as one by one, which 8 with AVX2's
+ * slower gathers are not. */
+#if defined(__AVX512F__)
+
+VEC_INLINE vec decode_at(const uint8_t *code, const cpu_code_book *book)
+{
+    const __m512i i = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)code));
+
+    return _mm512_i32gather_ps(i, book->value, 4);
+}
+
+VEC_INLINE void encode_at(uint8_t *out, vec x, const cpu_code_book *book, bool with_sign)
+{
+    const vec size = vec_abs(x);
+    const __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(size), 16);
+    const __m512i cell = _mm512_max_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(CPU_CODE_BASE)),
+                                          _mm512_setzero_si512());
+    __m512i code = _mm512_and_si512(_mm512_i32gather_epi32(cell, book->code, 1), _mm512_set1_epi32(255));
+    const __mmask16 is_above =
+        _mm512_cmp_ps_mask(size, _mm512_i32gather_ps(code, book->above, 4), _CMP_GT_OQ);
+
+    code = _mm512_mask_add_epi32(code, is_above, code, _mm512_set1_epi32(1));
+    if (with_sign) {
+        const __m512i zero = _mm512_set1_epi32(CPU_CODE_ZERO);
+        const __mmask16 below = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
+        code = _mm512_mask_sub_epi32(_mm512_add_epi32(zero, code), below, zero,
+                                     _mm512_min_epi32(code, zero));
+    }
+    _mm_storeu_si128((__m128i *)(void *)out, _mm512_cvtepi32_epi8(code));
+}
+
+#endif
+
+static void decode(float *x, const uint8_t *code, int64_t n, const cpu_code_book *book, float largest)
+{
+    int64_t i = 0;
+
+#if defined(__AVX512F__)
+    for (; i + VEC_N <= n; i += VEC_N)
+        vec_store(x + i, vec_mul(decode_at(code + i, book), vec_set(largest)));
+#endif
+    for (; i < n; i++)
+        x[i] = book->value[code[i]] * largest;
+}
+
+static void encode(uint8_t *code, const float *x, int64_t n, const cpu_code_book *book, bool with_sign)
+{
+    int64_t i = 0;
+
+#if defined(__AVX512F__)
+    for (; i + VEC_N <= n; i += VEC_N)
+        encode_at(code + i, vec_load(x + i), book, with_sign);
+#endif
+    for (; i < n; i++)
+        code[i] = with_sign ? signed_code(x[i], book) : (uint8_t)code_of(x[i], book);
+}
+
 static void adamw8bit(float *p, uint8_t *m, float *m_max, uint8_t *v, float *v_max, const float *g,
                       int64_t n, const cpu_adamw_factors *f, const cpu_code_books *books)
 {
     float mf[CPU_ADAMW8BIT_BLOCK], vf[CPU_ADAMW8BIT_BLOCK];
 
-    for (int64_t i = 0; i < n; i++) {
-        mf[i] = books->m.value[m[i]] * *m_max;
-        vf[i] = books->v.value[v[i]] * *v_max;
-    }
+    decode(mf, m, n, &books->m, *m_max);
+    decode(vf, v, n, &books->v, *v_max);
     EACH_VECTOR(adamw8bit_at(p + i, mf + i, vf + i, g + i, left, f));
     *m_max = normalize(mf, n);
     *v_max = normalize(vf, n);
-    for (int64_t i = 0; i < n; i++) {
-        const int code = code_of(fabsf(mf[i]), &books->m);
-        /* 1 is the one magnitude that has no negative */
-        m[i] = (uint8_t)(mf[i] < 0.0f ? CPU_CODE_ZERO - (code < 127 ? code : 127)
-                                      : CPU_CODE_ZERO + code);
-        v[i] = (uint8_t)code_of(vf[i], &books->v);
-    }
+    encode(m, mf, n, &books->m, true);
+    encode(v, vf, n, &books->v, false);
 }
 
 /* --- SGD -------------------------------------------------------------------------------------- */

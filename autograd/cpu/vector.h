@@ -7,6 +7,9 @@
  * vec_max and vec_min return their second argument when either is NaN: with the data second and a
  * constant first, a NaN goes through.
  *
+ * vec_stream stores past the caches, to an address of 64-byte alignment, where nobody reads soon;
+ * after the last one vec_stream_end() makes it visible to other threads.
+ *
  * Private to autograd/cpu.
  */
 #ifndef AG_CPU_VECTOR_H
@@ -33,6 +36,8 @@ typedef __m512 vec;
 VEC_INLINE vec vec_set(float a) { return _mm512_set1_ps(a); }
 VEC_INLINE vec vec_load(const float *p) { return _mm512_loadu_ps(p); }
 VEC_INLINE void vec_store(float *p, vec a) { _mm512_storeu_ps(p, a); }
+VEC_INLINE void vec_stream(float *p, vec a) { _mm512_stream_ps(p, a); }
+VEC_INLINE void vec_stream_end(void) { _mm_sfence(); }
 VEC_INLINE __mmask16 vec_first_(int64_t n) { return (__mmask16)((1u << n) - 1); }
 VEC_INLINE vec vec_load_n(const float *p, int64_t n)
 {
@@ -75,6 +80,8 @@ typedef __m256 vec;
 VEC_INLINE vec vec_set(float a) { return _mm256_set1_ps(a); }
 VEC_INLINE vec vec_load(const float *p) { return _mm256_loadu_ps(p); }
 VEC_INLINE void vec_store(float *p, vec a) { _mm256_storeu_ps(p, a); }
+VEC_INLINE void vec_stream(float *p, vec a) { _mm256_stream_ps(p, a); }
+VEC_INLINE void vec_stream_end(void) { _mm_sfence(); }
 VEC_INLINE __m256i vec_first_(int64_t n)
 {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n),
@@ -130,6 +137,8 @@ VEC_INLINE vec vec_load(const float *p)
     return a;
 }
 VEC_INLINE void vec_store(float *p, vec a) { memcpy(p, &a, sizeof a); }
+VEC_INLINE void vec_stream(float *p, vec a) { vec_store(p, a); }
+VEC_INLINE void vec_stream_end(void) {}
 VEC_INLINE vec vec_load_or(const float *p, int64_t n, float rest)
 {
     vec a = vec_set(rest);
