@@ -298,6 +298,11 @@ const cli_flag cli_unused_flags[] = {
     {0},
 };
 
+static bool has_own_rate(const train_options *o)
+{
+    return o->optimizer == OPT_ADAFACTOR && o->adafactor_relative_step == TRAIN_TRUE;
+}
+
 /* Say which flags the chosen optimizer does not hear. */
 static void note_unheard(const train_options *o, const cli_parsed *parsed)
 {
@@ -320,7 +325,7 @@ static void note_unheard(const train_options *o, const cli_parsed *parsed)
         if (!(opt_uses(kind) & shared[i].use) && cli_given(parsed, shared[i].name))
             fprintf(stderr, "--%s has no effect: %s has no such number\n", shared[i].name, chosen);
     for (size_t i = 0; i < sizeof of_rate / sizeof *of_rate; i++)
-        if (kind == OPT_ADAFACTOR && o->adafactor_relative_step == TRAIN_TRUE && cli_given(parsed, of_rate[i]))
+        if (has_own_rate(o) && cli_given(parsed, of_rate[i]))
             fprintf(stderr, "--%s has no effect: adafactor's relative step is its rate\n", of_rate[i]);
     if (kind == OPT_PRODIGY && o->learning_rate < 0.1)
         fprintf(stderr, "--learning_rate %g multiplies the step size that prodigy finds: it wants 1.0\n",
@@ -332,7 +337,7 @@ ag_status cli_check_optimizer(ag_ctx *ctx, train_options *o, const cli_parsed *p
     if (o->use_8bit_adam && o->optimizer != OPT_ADAMW8BIT && o->optimizer != OPT_ADAMW)
         return ag_fail(ctx, AG_EINVAL, "--use_8bit_adam chooses adamw8bit, --optimizer %s another",
                        opt_kind_names[o->optimizer]);
-    if (o->adafactor_relative_step == TRAIN_AUTO && cli_given(parsed, "learning_rate"))
+    if (o->optimizer == OPT_ADAFACTOR && o->adafactor_relative_step == TRAIN_AUTO && cli_given(parsed, "learning_rate"))
         o->adafactor_relative_step = TRAIN_FALSE;
     train_settle_optimizer(o);
     note_unheard(o, parsed);
@@ -351,7 +356,7 @@ ag_status cli_check_train(ag_ctx *ctx, train_options *o, const cli_parsed *parse
             fprintf(stderr, "--%s has no effect: %s\n", flag->name, flag->help);
     if (cli_check_optimizer(ctx, o, parsed) != AG_OK)
         return ag_status_of(ctx);
-    if (o->lr_scheduler != OPT_CONSTANT && o->lr_scheduler != OPT_PIECEWISE_CONSTANT && o->max_train_steps > 0 &&
+    if (!has_own_rate(o) && o->lr_scheduler != OPT_CONSTANT && o->lr_scheduler != OPT_PIECEWISE_CONSTANT && o->max_train_steps > 0 &&
         o->lr_warmup_steps >= o->max_train_steps)
         fprintf(stderr, "--lr_warmup_steps %lld: the run ends after %lld updates, before the rate has grown up\n",
                 (long long)o->lr_warmup_steps, (long long)o->max_train_steps);

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "autograd/cpu/optimizer.h"
 #include "autograd/grad.h"
 #include "autograd/ops.h"
 #include "optim/rules.h"
@@ -243,6 +244,16 @@ ag_status opt_update(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, i
     for (int64_t i = 0; i < opt->n; i++)
         rule->step(ctx, opt, i, grads[i]);
     ag_record(ctx, was);
+    return ag_status_of(ctx);
+}
+
+ag_status opt_read_d(double *d, ag_ctx *ctx, const opt_optimizer *opt)
+{
+    double known[CPU_PRODIGY_STATES] = {0};
+
+    *d = NAN;
+    if (opt->config.kind == OPT_PRODIGY && ag_read(ctx, opt->common, known, sizeof known) == AG_OK)
+        *d = known[CPU_PRODIGY_D];
     return ag_status_of(ctx);
 }
 

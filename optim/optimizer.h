@@ -101,6 +101,9 @@ ag_status opt_update(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, i
 /* The rate that this update uses when it is given lr. */
 double opt_rate(const opt_optimizer *opt, int64_t update, double lr);
 
+/* Prodigy's d as it is now; NAN with the other rules. */
+ag_status opt_read_d(double *d, ag_ctx *ctx, const opt_optimizer *opt);
+
 /* The state, for checkpoints: tensor i (f32, f64 or u8), its name ("exp_avg.<parameter>") in text of
  * `size` bytes. */
 int64_t opt_state_count(const opt_optimizer *opt);

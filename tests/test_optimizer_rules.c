@@ -245,6 +245,15 @@ static void compare(set *s, const trajectory *t, int which)
     }
 }
 
+static double read_d(const set *s)
+{
+    double d = 0.0;
+
+    opt_read_d(&d, s->ctx, s->opt);
+    check_ok(s->ctx, "d");
+    return d;
+}
+
 static void check_trajectory(ag_ctx *ctx, const trajectory *t)
 {
     const bool is_8bit = t->config.kind == OPT_ADAMW8BIT;
@@ -259,8 +268,9 @@ static void check_trajectory(ag_ctx *ctx, const trajectory *t)
         d = golden_values(ctx, t->name, "d", &n, sizeof *d);
     for (int k = 0; k < K; k++) {
         update(&s, k, t->lr);
+        assert_int_equal(isnan(read_d(&s)), !d);
         if (d)
-            check_close(t->name, k, ((double *)ag_data(s.opt->common))[0], d[k], 0.0, 3e-5);
+            check_close(t->name, k, read_d(&s), d[k], 0.0, 3e-5);
         if (k == 4 || k == K - 1)
             compare(&s, t, k == K - 1);
     }

@@ -101,6 +101,16 @@ static bool no_average(train_options *o, char *text, size_t size)
     return helps;
 }
 
+static bool moments_in_bytes(train_options *o, char *text, size_t size)
+{
+    const bool helps = o->optimizer == OPT_ADAMW;
+
+    if (helps)
+        o->optimizer = OPT_ADAMW8BIT;
+    snprintf(text, size, "--optimizer adamw8bit");
+    return helps;
+}
+
 static bool frozen_text(train_options *o, char *text, size_t size)
 {
     const bool helps = o->train_text_encoder;
@@ -120,8 +130,8 @@ static bool smaller_pictures(train_options *o, char *text, size_t size)
     return helps;
 }
 
-static const change changes[] = {recompute, smaller_batch, no_average, frozen_text,
-                                 smaller_pictures};
+static const change changes[] = {recompute,        smaller_batch, no_average,
+                                 moments_in_bytes, frozen_text,   smaller_pictures};
 enum { N_CHANGES = sizeof changes / sizeof *changes };
 
 ag_status train_forecast_advise(char *text, size_t size, size_t *peak, ag_ctx *ctx,

@@ -12,21 +12,23 @@ double train_base_lr(const train_options *o)
 void train_settle_optimizer(train_options *o)
 {
     opt_config own;
+    unsigned uses;
 
     if (o->use_8bit_adam)
         o->optimizer = OPT_ADAMW8BIT;
     own = opt_defaults((opt_kind)o->optimizer);
-    if (isnan(o->adam_beta1))
+    uses = opt_uses((opt_kind)o->optimizer);
+    if (isnan(o->adam_beta1) && (uses & OPT_USES_BETA1))
         o->adam_beta1 = own.beta1;
-    if (isnan(o->adam_beta2))
+    if (isnan(o->adam_beta2) && (uses & OPT_USES_BETA2))
         o->adam_beta2 = own.beta2;
-    if (isnan(o->adam_epsilon))
+    if (isnan(o->adam_epsilon) && (uses & OPT_USES_EPS))
         o->adam_epsilon = own.eps;
     if (isnan(o->adam_weight_decay))
         o->adam_weight_decay = own.weight_decay;
-    if (isnan(o->prodigy_beta3))
+    if (isnan(o->prodigy_beta3) && o->optimizer == OPT_PRODIGY)
         o->prodigy_beta3 = sqrt(o->adam_beta2);
-    if (o->adafactor_relative_step == TRAIN_AUTO)
+    if (o->adafactor_relative_step == TRAIN_AUTO && o->optimizer == OPT_ADAFACTOR)
         o->adafactor_relative_step = TRAIN_TRUE;
 }
 

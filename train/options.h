@@ -138,7 +138,7 @@ typedef struct train_options {
     double max_grad_norm;
 } train_options;
 
-/* Put in what was left open about the optimizer: its own numbers; Adafactor's relative step is on. */
+/* Put in what was left open about the chosen optimizer: its own numbers; Adafactor's relative step is on. */
 void train_settle_optimizer(train_options *options);
 
 /* The learning rate after --scale_lr (times accumulation and batch). */

@@ -296,6 +296,8 @@ static ag_status one_update(run *r)
     row.seconds = now() - start;
     if (train_log_add(r->log, r->ctx, &row) == AG_OK && r->method->has_instances)
         train_log_scalar(r->log, r->ctx, "instance_loss", row.update, row.loss);
+    if (!isnan(result.d))
+        train_log_scalar(r->log, r->ctx, "prodigy_d", row.update, result.d);
     return ag_status_of(r->ctx);
 }
 

@@ -129,6 +129,7 @@ ag_status train_state_update(train_update *out, ag_ctx *ctx, train_state *s)
         opt_update(ctx, s->opt, s->grads, s->update + 1, lr,
                    opt_clip_factor(out->grad_norm, s->max_grad_norm)) == AG_OK) {
         s->update++;
+        opt_read_d(&out->d, ctx, s->opt);
         if (s->ema)
             opt_ema_update(ctx, s->ema, s->update);
         for (int64_t i = 0; i < s->n; i++)

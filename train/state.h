@@ -49,6 +49,7 @@ ag_status train_state_add(ag_ctx *ctx, train_state *state, ag_tensor *loss, doub
 typedef struct train_update {
     double lr;        /* the rate this update used */
     double grad_norm; /* before clipping */
+    double d;         /* what Prodigy multiplies its next rate by; NAN with other optimizers */
 } train_update;
 
 /* Clip, step, average; then the gradients are zero again and state->update has grown by one.
