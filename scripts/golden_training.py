@@ -11,6 +11,7 @@ of the moving average as `CASE.ema_norms`, `CASE.ema.NAME`. The same cases stand
 
 Computed in double, the definition; the differences of PyTorch's own float32 run are printed.
 """
+import importlib
 import os
 import sys
 
@@ -23,8 +24,6 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel, compute_snr
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
-
-from golden_optimizers import Adafactor, AdamW8bit, Lion, Prodigy, Ranger
 
 torch.set_num_threads(2)
 diffusers.utils.logging.set_verbosity_error()
@@ -106,13 +105,13 @@ CASES = {
     "no_clip": dict(clip=0.0, eps=1e-3),
     "adam": dict(decay=0.5, beta1=0.8, beta2=0.95, eps=1e-4),
     "one_row": dict(rows=1),
-    "adamw8bit": dict(optimizer=(AdamW8bit, {})),
-    "ranger": dict(optimizer=(Ranger, {})),
-    "lion": dict(optimizer=(Lion, dict(weight_decay=0.3)), lr=1e-4),
-    "adafactor": dict(optimizer=(Adafactor, dict(lr=None))),
-    "adafactor_lr": dict(optimizer=(Adafactor, dict(relative_step=False, beta1=0.8)), text=True),
-    "prodigy": dict(optimizer=(Prodigy, dict(d0=1e-4, use_bias_correction=True, safeguard_warmup=True)), lr=1.0),
-    "sgd": dict(optimizer=(torch.optim.SGD, dict(momentum=0.9, nesterov=True, weight_decay=0.1)), lr=0.1),
+    "adamw8bit": dict(optimizer=("AdamW8bit", {})),
+    "ranger": dict(optimizer=("Ranger", {})),
+    "lion": dict(optimizer=("Lion", dict(weight_decay=0.3)), lr=1e-4),
+    "adafactor": dict(optimizer=("Adafactor", dict(lr=None))),
+    "adafactor_lr": dict(optimizer=("Adafactor", dict(relative_step=False, beta1=0.8)), text=True),
+    "prodigy": dict(optimizer=("Prodigy", dict(d0=1e-4, use_bias_correction=True, safeguard_warmup=True)), lr=1.0),
+    "sgd": dict(optimizer=("SGD", dict(momentum=0.9, nesterov=True, weight_decay=0.1)), lr=0.1),
     "prior": dict(rows=4, prior=0.7),
     "prior_snr": dict(rows=4, prior=0.7, snr_gamma=5.0),
     "prior_contrast": dict(rows=6, prior=1.0, contrast=0.1),
@@ -165,8 +164,12 @@ def run(case, dtype):
         trained.update({f"text_encoder.{prefix}{n}": p for n, p in text.named_parameters()})
     start = {n: p.detach().clone() for n, p in trained.items()}
     params = list(trained.values())
-    make, options = c["optimizer"] or (torch.optim.AdamW, dict(betas=(c["beta1"], c["beta2"]), weight_decay=c["decay"],
-                                                               eps=c["eps"]))
+    make, options = c["optimizer"] or ("AdamW", dict(betas=(c["beta1"], c["beta2"]), weight_decay=c["decay"],
+                                                     eps=c["eps"]))
+    if hasattr(torch.optim, make) and make != "Adafactor":
+        make = getattr(torch.optim, make)
+    else:
+        make = getattr(importlib.import_module("golden_optimizers"), make)
     optimizer = make(params, **{"lr": c["lr"], **options})
     own_rate = options.get("lr", c["lr"]) is None
     lr = None if own_rate else get_scheduler(c["schedule"], optimizer, step_rules=c["rules"],

@@ -33,7 +33,7 @@ typedef struct given_case {
     bool zero_snr;
     train_options options; /* fields that are 0 have the defaults of options_of() */
     bool no_clip;
-    bool is_in_codes; /* moments that rounding may put into the next code */
+    double way; /* how far a tensor's way may be off; 0: 2e-3 */
 } given_case;
 
 static inline train_options options_of(const given_case *c)

@@ -331,7 +331,8 @@ static void test_prodigy_numbers(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof WANT / sizeof *WANT; i++) {
-        ag_tensor *p = ag_full(ctx, AG_MODEL, 1.0, 1, (int64_t[]){2}), *g = ag_full(ctx, AG_MODEL, 0.0, 1, (int64_t[]){2});
+        ag_tensor *p = ag_full(ctx, AG_MODEL, 1.0, 1, (int64_t[]){2});
+        ag_tensor *g = ag_full(ctx, AG_MODEL, 0.0, 1, (int64_t[]){2});
         float *v = ag_data(p), *gv = ag_data(g);
         opt_config c = opt_defaults(OPT_PRODIGY);
         opt_optimizer *opt = NULL;

@@ -60,9 +60,12 @@ static const given_case CASES[] = {
      .options =
          {.adam_weight_decay = 0.5, .adam_beta1 = 0.8, .adam_beta2 = 0.95, .adam_epsilon = 1e-4}},
     {.name = "one_row", .rows = 1},
-    {.name = "adamw8bit", .options = {.use_8bit_adam = true}, .is_in_codes = true},
+    {.name = "adamw8bit", .options = {.use_8bit_adam = true}},
     {.name = "ranger", .options = {.optimizer = OPT_RANGER}},
-    {.name = "lion", .options = {.optimizer = OPT_LION, .learning_rate = 1e-4, .adam_weight_decay = 0.3}},
+    /* whole steps of a sign, which rounding turns where a gradient is nearly 0 */
+    {.name = "lion",
+     .way = 2e-2,
+     .options = {.optimizer = OPT_LION, .learning_rate = 1e-4, .adam_weight_decay = 0.3}},
     {.name = "adafactor", .options = {.optimizer = OPT_ADAFACTOR}},
     {.name = "adafactor_lr",
      .options = {.optimizer = OPT_ADAFACTOR,
@@ -108,9 +111,10 @@ static bool is_noise(const char *name)
     return strstr(name, "k_proj.bias") != NULL;
 }
 
-static void compare_norms(ag_ctx *ctx, const char *name, const train_state *s, const char *what,
+static void compare_norms(ag_ctx *ctx, const given_case *c, const train_state *s, const char *what,
                           bool average)
 {
+    const char *name = c->name;
     int64_t n, *order = malloc((size_t)s->n * sizeof *order);
     double *norms = want(ctx, name, what, &n), *moved = NULL, worst = 0.0;
 
@@ -129,7 +133,7 @@ static void compare_norms(ag_ctx *ctx, const char *name, const train_state *s, c
             if (moved) {
                 /* what moves of rounding alone is small beside the tensor */
                 const double got = norm_of(values, first, numel);
-                check_close(s->names[i], k, got, moved[k], 1e-6 * norms[k], 2e-3);
+                check_close(s->names[i], k, got, moved[k], 1e-6 * norms[k], c->way > 0 ? c->way : 2e-3);
                 worst = fmax(worst, fabs(got - moved[k]) / moved[k]);
             }
         }
@@ -181,10 +185,10 @@ static void check_case(const given_case *c)
     compare_curve(ctx, c->name, "lr", lr, K, 1e-12);
     compare_curve(ctx, c->name, "loss", loss, K, 1e-5);
     compare_curve(ctx, c->name, "grad_norm", grad_norm, K, 5e-5);
-    compare_norms(ctx, c->name, state, "norms", false);
+    compare_norms(ctx, c, state, "norms", false);
     compare_values(ctx, c->name, state, "value", options.learning_rate);
     if (state->ema) {
-        compare_norms(ctx, c->name, state, "ema_norms", true);
+        compare_norms(ctx, c, state, "ema_norms", true);
         compare_values(ctx, c->name, state, "ema", options.learning_rate);
     }
     train_state_free(state);
