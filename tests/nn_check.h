@@ -28,9 +28,12 @@
 /* Agreement that the project promises in f32: relative to the mean size of what is compared. */
 static const double NN_TOLERANCE = 1e-4;
 
+/* On the device that AG_TEST_DEVICE names; see tests/check.h. */
 static inline ag_ctx *check_ctx(void)
 {
-    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = AG_CPU, .n_threads = 2});
+    const char *name = getenv("AG_TEST_DEVICE");
+    const ag_device device = name && strcmp(name, "cuda") == 0 ? AG_CUDA : AG_CPU;
+    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = device, .n_threads = 2});
 
     assert_non_null(ctx);
     assert_string_equal(ag_message(ctx), "");
