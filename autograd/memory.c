@@ -159,6 +159,7 @@ static bool split(ag_heap *heap, ag_block *block, size_t size)
     rest->offset = block->offset + size;
     rest->size = block->size - size;
     rest->is_cold = block->is_cold;
+    rest->has_holes = block->has_holes;
     rest->before = block;
     rest->after = block->after;
     if (rest->after)
@@ -209,7 +210,7 @@ static ag_block *grow(ag_heap *heap, size_t size)
         bin_remove(heap, block);
         if (block->is_cold)
             heat(heap, block->size);
-        block->is_cold = false;
+        block->is_cold = block->has_holes = false;
         block->size = size;
     } else {
         block = ag_host_take(heap->ctx, sizeof *block);
@@ -238,7 +239,7 @@ ag_block *ag_heap_take(ag_heap *heap, size_t bytes)
     size = (bytes + (bytes == 0) + AG_ALIGNMENT - 1) / AG_ALIGNMENT * AG_ALIGNMENT;
     block = find(heap, size);
     if (block) {
-        if (block->is_cold && !back(heap, block->offset, block->offset + size))
+        if (block->has_holes && !back(heap, block->offset, block->offset + size))
             return NULL;
         bin_remove(heap, block);
         if (!split(heap, block, size)) {
@@ -247,7 +248,7 @@ ag_block *ag_heap_take(ag_heap *heap, size_t bytes)
         }
         if (block->is_cold)
             heat(heap, block->size);
-        block->is_cold = false;
+        block->is_cold = block->has_holes = false;
     } else {
         block = grow(heap, size);
     }
@@ -262,6 +263,7 @@ static ag_block *join(ag_heap *heap, ag_block *first, ag_block *second)
     if (first->is_cold != second->is_cold)
         heat(heap, first->is_cold ? first->size : second->size);
     first->is_cold = first->is_cold && second->is_cold;
+    first->has_holes = first->has_holes || second->has_holes;
     first->size += second->size;
     first->after = second->after;
     if (first->after)
@@ -303,10 +305,12 @@ void ag_heap_trim(ag_heap *heap)
         to = (block->offset + block->size) / page * page;
         if (to <= from)
             continue;
-        if (heap->range)
+        if (heap->range) {
             heap->ctx->cuda_api->unmap(heap->range, block->offset, block->offset + block->size);
-        else if (heap->base && madvise(heap->base + from, to - from, MADV_DONTNEED) != 0)
+            block->has_holes = true;
+        } else if (heap->base && madvise(heap->base + from, to - from, MADV_DONTNEED) != 0) {
             continue;
+        }
         block->is_cold = true;
         heap->touched -= block->size;
     }

@@ -23,6 +23,7 @@ typedef struct ag_block {
     size_t offset, size; /* within the range */
     bool is_free;
     bool is_cold;                        /* free, and its pages were given back */
+    bool has_holes;                      /* some of the device's memory behind it was given back */
     struct ag_block *before, *after;     /* by address */
     struct ag_block *previous, *next;    /* in its bin, when free */
 } ag_block;

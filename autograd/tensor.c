@@ -276,6 +276,25 @@ ag_status ag_read(ag_ctx *ctx, const ag_tensor *t, void *host, size_t bytes)
     return AG_OK;
 }
 
+const void *ag_look(ag_ctx *ctx, const ag_tensor *t)
+{
+    void *copy;
+
+    if (!ctx->cuda)
+        return ag_data(t);
+    copy = ag_new(ctx, ag_nbytes(t), 1, "a tensor on the host");
+    if (copy && ag_read(ctx, t, copy, ag_nbytes(t)) == AG_OK)
+        return copy;
+    ag_delete(copy);
+    return NULL;
+}
+
+void ag_look_away(const ag_tensor *t, const void *values)
+{
+    if (values && values != ag_data(t))
+        ag_delete((void *)values);
+}
+
 void ag_set_requires_grad(ag_ctx *ctx, ag_tensor *t, bool on)
 {
     if (!t || ctx->status != AG_OK)

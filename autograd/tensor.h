@@ -45,6 +45,10 @@ ag_tensor *ag_scalar(ag_ctx *ctx, double value); /* f32, shape [] */
  * copied (reads give zeros). */
 ag_status ag_write(ag_ctx *ctx, ag_tensor *t, const void *host, size_t bytes);
 ag_status ag_read(ag_ctx *ctx, const ag_tensor *t, void *host, size_t bytes);
+/* The values where the host can look at them: the tensor's own memory on the CPU, a copy of it on another
+ * device. NULL after a failure, and on AG_META. To be let go of with the same tensor. */
+const void *ag_look(ag_ctx *ctx, const ag_tensor *t);
+void ag_look_away(const ag_tensor *t, const void *values); /* NULL is fine */
 /* Copy the values of src into dst: same number of elements, dtypes converted. */
 ag_status ag_copy(ag_ctx *ctx, ag_tensor *dst, const ag_tensor *src);
 

@@ -89,7 +89,7 @@ static void compare(ag_ctx *ctx, data_weights *file, const char *name, const ag_
     for (int64_t i = 0; i < ag_numel(got); i++)
         size = fmax(size, fabs((double)want[i]));
     for (int64_t i = 0; i < ag_numel(got); i++)
-        check_close(name, i, values[i], want[i], 1e-5 * size, 1e-5);
+        check_close(name, i, values[i], want[i], 2e-5 * size, 2e-5); /* f32, whatever the order of sums */
     free(want);
     free(values);
 }

@@ -311,11 +311,12 @@ static ag_status write_file(writing *w, int64_t f)
     if (path && train_h5_create(&file, w->ctx, path, room) == AG_OK)
         for (int64_t i = 0; i < w->n && ag_status_of(w->ctx) == AG_OK; i++) {
             const ag_tensor *t = w->entries[i].tensor;
-            if (w->file_of[i] != f)
+            const void *values = w->file_of[i] == f ? ag_look(w->ctx, t) : NULL;
+            if (!values)
                 continue;
-            w->crcs[i] = data_crc32c(0, ag_data(t), ag_nbytes(t));
-            train_h5_put(file, w->entries[i].name, ag_dtype_of(t), ag_ndim(t), ag_dims(t),
-                         ag_data(t), w->crcs[i]);
+            w->crcs[i] = data_crc32c(0, values, ag_nbytes(t));
+            train_h5_put(file, w->entries[i].name, ag_dtype_of(t), ag_ndim(t), ag_dims(t), values, w->crcs[i]);
+            ag_look_away(t, values);
         }
     train_h5_finish(file);
     ag_delete(path);
@@ -691,21 +692,33 @@ static ag_status match(ag_ctx *ctx, ag_tensor **to, const train_manifest *m,
     return ag_status_of(ctx);
 }
 
+/* The tensor at `path` in its memory, by way of the host's where that is another. */
+static ag_status read_tensor(ag_ctx *ctx, train_h5_reader *file, const char *path, const train_manifest_tensor *t,
+                             ag_tensor *to)
+{
+    const bool here = ag_ctx_device(ctx) == AG_CPU;
+    void *values = here ? ag_data(to) : ag_new(ctx, ag_nbytes(to), 1, path);
+
+    if (values && train_h5_get(file, t->name, t->dtype, t->n_dims, t->dims, values) == AG_OK) {
+        if (data_crc32c(0, values, ag_nbytes(to)) != t->crc32c)
+            ag_fail(ctx, AG_EDATA, "%s: %s: damaged: its CRC-32C is not the manifest's", path, t->name);
+        else if (!here)
+            ag_write(ctx, to, values, ag_nbytes(to));
+    }
+    if (!here)
+        ag_delete(values);
+    return ag_status_of(ctx);
+}
+
 static ag_status read_file(ag_ctx *ctx, const train_manifest *m, ag_tensor *const *to, int64_t f)
 {
     char *path = ag_printf(ctx, "%s/%s", m->folder, m->files[f].name);
     train_h5_reader *file = NULL;
 
     if (path && train_h5_open(&file, ctx, path) == AG_OK)
-        for (int64_t i = 0; i < m->n_tensors && ag_status_of(ctx) == AG_OK; i++) {
-            const train_manifest_tensor *t = &m->tensors[i];
-            if (t->file == f &&
-                train_h5_get(file, t->name, t->dtype, t->n_dims, t->dims, ag_data(to[i])) ==
-                    AG_OK &&
-                data_crc32c(0, ag_data(to[i]), ag_nbytes(to[i])) != t->crc32c)
-                ag_fail(ctx, AG_EDATA, "%s: %s: damaged: its CRC-32C is not the manifest's", path,
-                        t->name);
-        }
+        for (int64_t i = 0; i < m->n_tensors && ag_status_of(ctx) == AG_OK; i++)
+            if (m->tensors[i].file == f)
+                read_tensor(ctx, file, path, &m->tensors[i], to[i]);
     train_h5_close(file);
     ag_delete(path);
     return ag_status_of(ctx);

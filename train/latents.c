@@ -84,8 +84,10 @@ static ag_status vae_identity(entry_key out, ag_ctx *ctx, const nn_vae *vae)
 
     for (int64_t i = 0; sums && i < n && ag_status_of(ctx) == AG_OK; i++) {
         const nn_param *p = nn_params_at(params, i);
-        if (ag_data(p->value))
-            data_sha256(sums[i], ctx, ag_data(p->value), ag_nbytes(p->value));
+        const void *values = ag_look(ctx, p->value);
+        if (values)
+            data_sha256(sums[i], ctx, values, ag_nbytes(p->value));
+        ag_look_away(p->value, values);
     }
     if (ag_status_of(ctx) == AG_OK)
         data_sha256(out, ctx, sums, (size_t)n * sizeof *sums);

@@ -15,17 +15,18 @@ typedef struct search {
     size_t size;
 } search;
 
-static bool is_finite(const ag_tensor *t)
+static bool is_finite(ag_ctx *ctx, const ag_tensor *t)
 {
-    const void *data = ag_data(t);
+    const void *data = ag_look(ctx, t);
     const float *v = data;
     const uint16_t *half = data;
+    bool all = true;
 
-    for (int64_t i = 0; data && i < ag_numel(t); i++)
-        if ((ag_dtype_of(t) == AG_F32 && !isfinite(v[i])) ||
-            (ag_dtype_of(t) == AG_BF16 && !isfinite(ag_f32_of_bf16(half[i]))))
-            return false;
-    return true;
+    for (int64_t i = 0; data && all && i < ag_numel(t); i++)
+        all = (ag_dtype_of(t) != AG_F32 || isfinite(v[i])) &&
+              (ag_dtype_of(t) != AG_BF16 || isfinite(ag_f32_of_bf16(half[i])));
+    ag_look_away(t, data);
+    return all;
 }
 
 /* The named input to tell of: the first that is itself not finite, else the first; NULL: none. */
@@ -37,7 +38,7 @@ static const ag_tensor *suspect(const ag_call *call)
         const ag_tensor *t = call->in[i];
         if (!t || !ag_name(t)[0])
             continue;
-        if (!is_finite(t))
+        if (!is_finite(call->ctx, t))
             return t;
         first = first ? first : t;
     }
@@ -53,12 +54,12 @@ static void look(void *user, const ag_call *call, const ag_cost *cost, double se
     (void)seconds;
     for (int k = 0; k < call->n_out && !s->found; k++) {
         const ag_tensor *named;
-        if (is_finite(call->out[k]))
+        if (is_finite(call->ctx, call->out[k]))
             continue;
         named = suspect(call);
         nn_shape_text(ag_ndim(call->out[k]), ag_dims(call->out[k]), shape, sizeof shape);
         snprintf(s->text, s->size, "%s%s%s%s %s", call->op->name, named ? " with " : "",
-                 named ? ag_name(named) : "", named && !is_finite(named) ? " (which is not finite itself)" : "",
+                 named ? ag_name(named) : "", named && !is_finite(call->ctx, named) ? " (which is not finite itself)" : "",
                  shape);
         s->found = true;
     }
