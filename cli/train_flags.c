@@ -158,6 +158,11 @@ const cli_flag cli_objective_flags[] = {
      .high = 1e6, .help = "its own base rate, with the schedule of the other; 0: --learning_rate"},
     {.name = "prediction_type", .kind = CLI_CHOICE, .offset = AT(prediction_type), .choices = PREDICTIONS,
      .fallback = "model", .help = "what the U-Net predicts, when the model's scheduler file is wrong"},
+    {.name = "min_timestep", .kind = CLI_INT, .offset = AT(min_timestep), .value = "T", .fallback = "0", .low = 0,
+     .high = 1e6, .help = "train from this timestep on alone: where there is much noise, what a picture shows is decided "
+                          "by the prompt, and where there is little, the details"},
+    {.name = "max_timestep", .kind = CLI_INT, .offset = AT(max_timestep), .value = "T", .fallback = "0", .low = 0,
+     .high = 1e6, .help = "train below this timestep alone; 0: all of the model's"},
     {.name = "snr_gamma", .kind = CLI_REAL, .offset = AT(snr_gamma), .value = "G", .fallback = "0", .low = 0,
      .high = 1e6, .help = "min-SNR weighting with this gamma (5 is usual); 0: none"},
     {.name = "noise_offset", .kind = CLI_REAL, .offset = AT(noise_offset), .value = "S", .fallback = "0", .low = 0,

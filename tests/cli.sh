@@ -42,6 +42,8 @@ refused 2 'did you mean learning_rate' $train --learning_rat 1
 refused 2 'max_train_steps.*ten' $train --max_train_steps ten
 refused 2 'output_dir.*is required' specialize $names
 refused 2 'instance_prompt.* a ' $train --instance_prompt "photo of person"
+refused 2 'max_timestep' $train --min_timestep 500 --max_timestep 400
+refused 2 'model.s 1000' $train --max_timestep 2000
 printf 'learning_rat: 1\n' >bad.yaml
 refused 2 'bad.yaml.*learning_rat' $train --config bad.yaml
 printf 'seed: [1\n' >broken.yaml

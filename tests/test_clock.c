@@ -4,6 +4,7 @@
 #include "tests/check.h"
 
 #include "train/clock.h"
+#include "train/draws.h"
 
 /* Walk through epochs as a loader would, and compare. */
 static void walk(int64_t n_batches, int64_t accumulation)
@@ -58,11 +59,30 @@ static void test_draw_steps(void **state)
     assert_int_equal(n.epoch, 6);
 }
 
+/* Every timestep of [low, high) is drawn and no other; the same place gives the same one. */
+static void test_timesteps(void **state)
+{
+    enum { LOW = 7, HIGH = 19, N = 2000 };
+    int seen[HIGH] = {0};
+    (void)state;
+
+    for (int r = 0; r < N; r++) {
+        const int64_t t = train_draw_timestep(3, 5, r, LOW, HIGH);
+
+        assert_in_range(t, LOW, HIGH - 1);
+        assert_int_equal(t, train_draw_timestep(3, 5, r, LOW, HIGH));
+        seen[t]++;
+    }
+    for (int t = LOW; t < HIGH; t++)
+        assert_in_range(seen[t], N / (HIGH - LOW) / 2, 2 * N / (HIGH - LOW));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_walks),
         cmocka_unit_test(test_draw_steps),
+        cmocka_unit_test(test_timesteps),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

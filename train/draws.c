@@ -21,11 +21,11 @@ ag_tensor *train_draw_normals(ag_ctx *ctx, uint64_t seed, ag_purpose purpose, ui
     return ag_normal(ctx, ag_from_i64(ctx, keys[0], 2, (int64_t[]){n, 4}), n_dims, dims);
 }
 
-int64_t train_draw_timestep(uint64_t seed, uint32_t step, int64_t r, int64_t n_timesteps)
+int64_t train_draw_timestep(uint64_t seed, uint32_t step, int64_t r, int64_t low, int64_t high)
 {
     const ag_draw draw = {.seed = seed, .purpose = AG_DRAW_TIMESTEP, .step = step, .sample = (uint32_t)r};
 
-    return ag_draw_integer(&draw, 0, n_timesteps);
+    return low + ag_draw_integer(&draw, 0, high - low);
 }
 
 bool train_draw_drops(uint64_t seed, uint32_t step, int64_t r, double p)
@@ -46,7 +46,7 @@ static void draw_philox(train_drawn *out, ag_ctx *ctx, const train_drawer *d, ui
                             ag_scale(ctx, train_draw_normals(ctx, d->seed, AG_DRAW_OFFSET, step, c->noises, 3, channel),
                                      d->noise_offset));
     for (int64_t r = 0; r < c->rows; r++)
-        out->timesteps[r] = train_draw_timestep(d->seed, step, r % c->times, d->n_timesteps);
+        out->timesteps[r] = train_draw_timestep(d->seed, step, r % c->times, d->first_timestep, d->n_timesteps);
 }
 
 /* --- PyTorch's generator: values come in NCHW order ---------------------------------------------------- */
@@ -66,7 +66,7 @@ static void draw_torch(train_drawn *out, ag_ctx *ctx, train_drawer *d, const tra
     if (c->thrown)
         torch_normals(ctx, d, c, c->thrown);
     out->noise = torch_normals(ctx, d, c, c->noises);
-    ag_torch_randint(&d->rng, out->timesteps, c->rows, 0, d->n_timesteps);
+    ag_torch_randint(&d->rng, out->timesteps, c->rows, d->first_timestep, d->n_timesteps);
 }
 
 /* A micro-step that is computed again (to find what made a NaN) sees the same numbers. */

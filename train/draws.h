@@ -20,8 +20,8 @@ extern "C" {
 ag_tensor *train_draw_normals(ag_ctx *ctx, uint64_t seed, ag_purpose purpose, uint32_t step, int64_t n, int n_dims,
                               const int64_t *dims);
 
-/* A timestep of 0..n_timesteps-1 for row r. */
-int64_t train_draw_timestep(uint64_t seed, uint32_t step, int64_t r, int64_t n_timesteps);
+/* A timestep for row r, low <= t < high. */
+int64_t train_draw_timestep(uint64_t seed, uint32_t step, int64_t r, int64_t low, int64_t high);
 
 /* How many numbers of a kind the rows of a micro-step take, and how large a latent is. */
 typedef struct train_draw_counts {
@@ -41,7 +41,7 @@ typedef struct train_drawn {
 typedef struct train_drawer {
     uint64_t seed;
     double noise_offset; /* 0: none */
-    int64_t n_timesteps;
+    int64_t first_timestep, n_timesteps; /* first <= t < n */
     int64_t channels;    /* L of a latent */
     bool torch;          /* PyTorch's generator; the rest is its */
     ag_torch_rng rng, before; /* before: as it was ahead of the micro-step of the next two */

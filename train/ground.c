@@ -203,12 +203,18 @@ static void settle_schedule(train_ground *g)
 
 static ag_status make_drawer(ag_ctx *ctx, train_ground *g)
 {
-    const int64_t L = train_latents_channels(g->latents[0]);
+    const int64_t L = train_latents_channels(g->latents[0]), all = g->noise.n;
+    const int64_t low = g->options->min_timestep, high = g->options->max_timestep ? g->options->max_timestep : all;
     int64_t largest = 0;
+
+    if (low < 0 || low >= high || high > all)
+        return ag_fail(ctx, AG_EINVAL, "timesteps from %lld to %lld: wanted --min_timestep below --max_timestep, and "
+                       "that at most the model's %lld", (long long)low, (long long)high, (long long)all);
 
     g->drawer = (train_drawer){.seed = g->seed,
                                .noise_offset = g->options->noise_offset,
-                               .n_timesteps = g->noise.n,
+                               .first_timestep = low,
+                               .n_timesteps = high,
                                .channels = L,
                                .torch = g->options->torch_rng};
     for (int64_t k = 0; k < g->calendar.n_batches; k++) { /* of any epoch: their shapes are the same */

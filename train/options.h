@@ -86,6 +86,7 @@ typedef struct train_options {
 
     /* what is trained, and towards what */
     bool train_text_encoder, torch_rng, same_timestep;
+    int64_t min_timestep, max_timestep; /* drawn from [min, max); max 0: the schedule's end */
     double snr_gamma;    /* 0: off */
     double noise_offset; /* 0: off */
     bool offset_noise;   /* a noise_offset of 0.1, as dreambooth's program says it */

@@ -218,7 +218,7 @@ static ag_tensor *unet_loss(ag_ctx *ctx, void *user, const train_moment *moment,
         const ag_draw which = {.seed = p->seed, .purpose = AG_DRAW_ORDER, .step = step, .sample = (uint32_t)r};
         const int64_t face = ag_draw_integer(&which, 0, p->options->faces);
         memcpy(host + r * values, p->moments + face * values, (size_t)values * sizeof *host);
-        timesteps[r] = train_draw_timestep(p->seed, step, r, p->noise.n);
+        timesteps[r] = train_draw_timestep(p->seed, step, r, 0, p->noise.n);
         prompts[r] = train_draw_drops(p->seed, step, r, p->options->caption_dropout) ? p->empty : p->captions[face];
     }
     if (moments)
