@@ -49,6 +49,28 @@ refused 2 'bad.yaml.*learning_rat' $train --config bad.yaml
 printf 'seed: [1\n' >broken.yaml
 refused 3 'broken.yaml' $train --config broken.yaml
 
+# --- a person ---
+mkdir me nobody bare
+for age in 21 34 50; do cp faces/images/00000.png me/${age}_a.png; done
+cp faces/images/00001.png bare/x.png
+cp faces/images/00002.png bare/30_b.png
+person="personalize --base_model tiny --self_ref_data_dir me --regularization_dir me --with_prior_preservation
+    --instance_prompt me --resolution 64 --output_dir out --max_train_steps 1"
+refused 2 'instance_prompt.*is required' personalize --self_ref_data_dir me
+refused 2 'rank.*got 0' $person --rank 0
+refused 2 'to_q maps 48 values to 48.*got 49' $person --rank 49
+refused 2 'none of the 1 target names' $person --lora_targets to_x
+refused 2 'regularization_dir' personalize --base_model tiny --self_ref_data_dir me --with_prior_preservation \
+    --instance_prompt me --resolution 64 --output_dir out
+refused 3 'nowhere' $person --regularization_dir nowhere
+refused 3 'nobody: no picture' $person --self_ref_data_dir nobody
+refused 3 'bare: 1 of 2 pictures.*x.png' $person --self_ref_data_dir bare
+refused 3 'bare: 1 of 2 pictures.*x.png' $person --regularization_dir bare
+refused 3 'unet/config.json' $person --lora_init tiny/unet/config.json
+refused 2 'class_prompt' dreambooth --pretrained_model_name_or_path tiny --instance_data_dir me --class_data_dir me \
+    --with_prior_preservation --instance_prompt me --resolution 64 --output_dir out
+[ ! -e out ] || complain "a refused run left a folder"
+
 # --- paths ---
 refused 3 'nowhere' $train --pretrained_model_name_or_path ./nowhere
 refused 3 'nowhere' $train --instance_data_dir nowhere
