@@ -151,6 +151,50 @@ static void test_adamw(void **state)
     ag_ctx_free(ctx);
 }
 
+/* Shapes, types and scalars that an optimizer's op has no form for. */
+static void test_optimizer_refusals(void **state)
+{
+    ag_ctx *ctx = check_ctx();
+    const int64_t n = 24, one = 1, two = 2;
+    ag_tensor *p = ag_full(ctx, AG_STEP, 1, 2, (int64_t[]){4, 6}), *g = ag_full(ctx, AG_STEP, 1, 2, (int64_t[]){4, 6});
+    ag_tensor *turned = ag_full(ctx, AG_STEP, 1, 2, (int64_t[]){6, 4});
+    ag_tensor *codes = ag_empty(ctx, AG_STEP, AG_U8, 1, &n), *largest = ag_full(ctx, AG_STEP, 0, 1, &one);
+    ag_tensor *five = ag_full(ctx, AG_STEP, 0.5, 1, (int64_t[]){5});
+    ag_tensor *eight = ag_full(ctx, AG_STEP, 0.5, 1, (int64_t[]){8});
+    ag_tensor *nine = ag_full(ctx, AG_STEP, 0.5, 1, (int64_t[]){9});
+    ag_tensor *ten = ag_full(ctx, AG_STEP, 0.5, 1, (int64_t[]){10});
+    ag_tensor *row = ag_full(ctx, AG_STEP, 0, 1, (int64_t[]){4}), *col = ag_full(ctx, AG_STEP, 0, 1, (int64_t[]){6});
+    ag_tensor *sums = ag_empty(ctx, AG_STEP, AG_F64, 1, &two);
+    const ag_adafactor_shape matrix = {1, 4, 6, 1};
+
+    (void)state;
+    ag_lion_(ctx, p, turned, g, five);
+    check_failed(ctx, AG_ESHAPE, "lion_ with a moment of another shape");
+    ag_lion_(ctx, p, g, g, eight);
+    check_failed(ctx, AG_ESHAPE, "lion_ with AdamW's scalars");
+    ag_sgd_(ctx, ag_cast(ctx, p, AG_BF16), NULL, g, ag_full(ctx, AG_STEP, 0, 1, (int64_t[]){6}));
+    check_failed(ctx, AG_EDTYPE, "sgd_ of a bf16 tensor");
+    ag_ranger_(ctx, p, g, g, g, g, ten, 5);
+    check_failed(ctx, AG_ESHAPE, "ranger_ with rows that do not cut");
+    ag_adamw8bit_(ctx, p, codes, largest, p, largest, g, eight, 1, 1);
+    check_failed(ctx, AG_ESHAPE, "adamw8bit_ with moments that are no codes");
+    ag_adamw8bit_(ctx, p, codes, largest, codes, five, g, eight, 1, 1);
+    check_failed(ctx, AG_ESHAPE, "adamw8bit_ with too many maxima");
+    ag_adamw8bit_(ctx, p, codes, largest, codes, largest, g, eight, 5, 3);
+    check_failed(ctx, AG_ESHAPE, "adamw8bit_ with channels that do not cut");
+    ag_adafactor_moments_(ctx, col, NULL, g, nine, matrix);
+    check_failed(ctx, AG_ESHAPE, "adafactor_moments_ of a matrix without rows");
+    ag_adafactor_moments_(ctx, row, col, g, nine, matrix);
+    check_failed(ctx, AG_ESHAPE, "adafactor_moments_ with rows for columns");
+    ag_adafactor_sums_(ctx, sums, p, col, row, g, nine, (ag_adafactor_shape){1, 5, 5, 1});
+    check_failed(ctx, AG_ESHAPE, "adafactor_sums_ of another shape");
+    ag_adafactor_step_(ctx, p, NULL, col, row, g, five, nine, matrix);
+    check_failed(ctx, AG_ESHAPE, "adafactor_step_ without sums");
+    ag_prodigy_d_(ctx, five, ten, false);
+    check_failed(ctx, AG_ESHAPE, "prodigy_d_ without a state of d");
+    ag_ctx_free(ctx);
+}
+
 /* While recording, nothing that the tape may have kept is changed. */
 static void test_recording_sees_no_change(void **state)
 {
@@ -387,6 +431,16 @@ static void test_nothing_in_nothing_out(void **state)
     NOTHING(ag_normal(ctx, NULL, 2, one));
     NOTHING(ag_dropout(ctx, NULL, 0.5, (ag_draw){0}));
     NOTHING(ag_adamw_(ctx, NULL, NULL, NULL, NULL, NULL));
+    NOTHING(ag_adamw8bit_(ctx, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1, 1));
+    NOTHING(ag_sgd_(ctx, NULL, NULL, NULL, NULL));
+    NOTHING(ag_lion_(ctx, NULL, NULL, NULL, NULL));
+    NOTHING(ag_ranger_(ctx, NULL, NULL, NULL, NULL, NULL, NULL, 0));
+    NOTHING(ag_prodigy_d_(ctx, NULL, NULL, false));
+    NOTHING(ag_prodigy_moments_(ctx, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL));
+    NOTHING(ag_prodigy_step_(ctx, NULL, NULL, NULL, NULL, NULL));
+    NOTHING(ag_adafactor_moments_(ctx, NULL, NULL, NULL, NULL, (ag_adafactor_shape){1, 1, 1, 1}));
+    NOTHING(ag_adafactor_sums_(ctx, NULL, NULL, NULL, NULL, NULL, NULL, (ag_adafactor_shape){1, 1, 1, 1}));
+    NOTHING(ag_adafactor_step_(ctx, NULL, NULL, NULL, NULL, NULL, NULL, NULL, (ag_adafactor_shape){1, 1, 1, 1}));
     NOTHING(ag_add_(ctx, NULL, NULL));
     NOTHING(ag_scale_(ctx, NULL, NULL));
     NOTHING(ag_fill_(ctx, NULL, 0));
@@ -401,6 +455,7 @@ int main(void)
         cmocka_unit_test(test_add_scale_fill_lerp),
         cmocka_unit_test(test_sumsq),
         cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_optimizer_refusals),
         cmocka_unit_test(test_recording_sees_no_change),
         cmocka_unit_test(test_cast_and_copy),
         cmocka_unit_test(test_timestep_embedding),
