@@ -59,7 +59,8 @@ HOST     := $(OUT)/cuda-host
 HOST_OBJ := $(patsubst %,$(HOST)/%.o,$(filter-out autograd/cuda/library.c,$(CUDA_SRC))) $(patsubst %,$(HOST)/%.o,$(sort $(wildcard tests/cuda_host/*.cc)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 # What `make test DEVICE=cuda` runs: on the GPU where there is one, else on the stand-ins.
-CUDA_TESTS := test_ops
+CUDA_TESTS := test_ops test_ops_state test_tape test_r1 test_optimizer test_nn_clip test_nn_params test_nn_vae \
+  test_nn_expected test_nn_unet
 ifneq ($(wildcard /dev/nvidia0),)
 CUDA_TESTS := $(CUDA_TESTS:%=$(OUT)/tests/%)
 CUDA_PROGRAM := $(BUILD)/agewright
@@ -106,6 +107,7 @@ test: setup ## build and run every test; DEVICE=cuda: those of the CUDA back end
 
 .PHONY: run-tests run-tests-cpu run-tests-cuda
 run-tests run-tests-cpu: $(TESTS) $(BUILD)/agewright
+	@if [ -z "$(NVCC)" ]; then echo "SKIP compiling autograd/cuda/*.cu: there is no nvcc"; [ -z "$$AGEWRIGHT_CI" ]; fi
 	@tests/run.sh $(BUILD)/agewright $(TESTS)
 
 run-tests-cuda: $(CUDA_TESTS) $(CUDA_PROGRAM)

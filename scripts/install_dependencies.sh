@@ -7,7 +7,7 @@
 # --fuzz adds clang, whose libFuzzer `make fuzz` uses.
 set -eu
 
-packages="gcc make pkg-config libdnnl-dev libhdf5-dev libpng-dev libjpeg62-turbo-dev libwebp-dev
+packages="gcc g++ make pkg-config libdnnl-dev libhdf5-dev libpng-dev libjpeg62-turbo-dev libwebp-dev
 libtiff-dev libyaml-dev libjansson-dev libutf8proc-dev libssl-dev liblapacke-dev
 libcmocka-dev"
 [ "${1:-}" = --fuzz ] && packages="$packages clang libclang-rt-14-dev"
