@@ -267,8 +267,10 @@ static void make_small(small *s, bool checkpointing)
     train_diffusion_init(&s->diffusion, &o, s->model->unet, &s->noise);
     s->diffusion.unet_options.checkpointing = checkpointing;
     s->context = ag_full(s->ctx, AG_MODEL, 0.0, 3, (int64_t[]){1, GIVEN_TOKENS, 16});
-    values = ag_data(s->context);
+    values = check_values(s->ctx, s->context);
     nn_rule_input("context", 1.0, ag_numel(s->context), values);
+    ag_write(s->ctx, s->context, values, ag_nbytes(s->context));
+    free(values);
     check_ok(s->ctx, "a small run");
 }
 
@@ -304,18 +306,23 @@ static ag_status add_rows(small *s, int64_t k, int64_t first, int64_t n, double 
 
 static void same_state(const small *a, const small *b)
 {
-    for (int64_t i = 0; i < a->state->n; i++)
-        assert_memory_equal(ag_data(a->state->params[i]), ag_data(b->state->params[i]),
-                            ag_nbytes(a->state->params[i]));
+    for (int64_t i = 0; i < a->state->n; i++) {
+        float *x = check_values(a->ctx, a->state->params[i]), *y = check_values(b->ctx, b->state->params[i]);
+        assert_memory_equal(x, y, ag_nbytes(a->state->params[i]));
+        free(x);
+        free(y);
+    }
 }
 
 /* Gradients, not values after an update: AdamW makes whole steps of the rounding of small ones. */
 static void near_gradients(const small *a, const small *b)
 {
     for (int64_t i = 0; i < a->state->n; i++) {
-        const float *x = ag_data(a->state->grads[i]), *y = ag_data(b->state->grads[i]);
+        float *x = check_values(a->ctx, a->state->grads[i]), *y = check_values(b->ctx, b->state->grads[i]);
         for (int64_t k = 0; k < ag_numel(a->state->grads[i]); k++)
             check_close(a->state->names[i], k, x[k], y[k], 1e-6, 1e-5);
+        free(x);
+        free(y);
     }
 }
 
@@ -433,12 +440,16 @@ static void test_nonfinite_gradient(void **state)
 {
     small a, b;
     train_update update;
+    float *values;
 
     (void)state;
     make_small(&a, false);
     make_small(&b, false);
     add_rows(&a, 0, 0, 3, 1.0);
-    ((float *)ag_data(a.state->grads[5]))[2] = NAN;
+    values = check_values(a.ctx, a.state->grads[5]);
+    values[2] = NAN;
+    ag_write(a.ctx, a.state->grads[5], values, ag_nbytes(a.state->grads[5]));
+    free(values);
     train_state_update(&update, a.ctx, a.state);
     assert_non_null(strstr(ag_message(a.ctx), a.state->names[5]));
     check_failed(a.ctx, AG_ENUMERIC, "update");
