@@ -37,7 +37,7 @@ static const cli_flag UNUSED_FLAGS[] = {
     CLI_UNUSED_TEXT(3, "hub_model_id", "nothing is uploaded"),
     CLI_UNUSED_TEXT(4, "validation_images", "Stable Diffusion 1 and 2 take no pictures"),
     CLI_UNUSED_TEXT(5, "class_labels_conditioning", "Stable Diffusion 1 and 2 take no class labels"),
-    CLI_UNUSED_TEXT(6, "image_interpolation_mode", "pictures are resized bilinearly, as by the program for whole weights"),
+    CLI_UNUSED_TEXT(6, "image_interpolation_mode", "pictures are resized bilinearly, as for whole weights"),
     CLI_UNUSED_TEXT(7, "validation_scheduler", "validation pictures are drawn by DDIM"),
     CLI_UNUSED_SWITCH(0, "allow_tf32", "a GPU's matter"),
     CLI_UNUSED_SWITCH(1, "enable_xformers_memory_efficient_attention", "attention never materialises its scores here"),
@@ -71,7 +71,8 @@ static const cli_group GROUPS[] = {
 };
 
 static const cli_default DEFAULTS[] = {
-    {"output_dir", "dreambooth-model", "where the model or the LoRA, checkpoints and logs go; of a LoRA lora-dreambooth-model"},
+    {"output_dir", "dreambooth-model",
+     "where the model or the LoRA, checkpoints and logs go; of a LoRA lora-dreambooth-model"},
     {"max_train_steps", "0", NULL},
     {"train_batch_size", "4", "instances in a micro-step; prior preservation puts as many of the class beside them"},
     {"checkpointing_steps", "500", NULL},

@@ -20,12 +20,13 @@ const cli_flag cli_lora_flags[] = {
     {.name = "lora_conv", .kind = CLI_INT, .offset = AT(lora_conv), .value = "R", .fallback = "0", .low = 0,
      .high = 65536, .help = "adapt convolutions too: 3x3 ones with this rank, 1x1 ones with --rank; 0: none"},
     {.name = "lora_targets", .kind = CLI_TEXT, .offset = AT(lora_targets), .value = "NAMES",
-     .help = "layers of the U-Net to adapt, with commas: a name, its last parts, or a pattern with * (" TRAIN_LORA_UNET_TARGETS
-             "; with --lora_conv also " TRAIN_LORA_CONV_TARGETS ")"},
+     .help = "layers of the U-Net to adapt, with commas: a name, its last parts, or a pattern with * "
+             "(" TRAIN_LORA_UNET_TARGETS "; with --lora_conv also " TRAIN_LORA_CONV_TARGETS ")"},
     {.name = "lora_text_targets", .kind = CLI_TEXT, .offset = AT(lora_text_targets), .value = "NAMES",
      .help = "the same of the text encoder, with --train_text_encoder (" TRAIN_LORA_TEXT_TARGETS ")"},
     {.name = "lora_init", .kind = CLI_TEXT, .offset = AT(lora_init), .value = "gaussian|kaiming|FILE",
-     .fallback = "gaussian", .help = "how the first factor is drawn (the second begins as 0), or a LoRA file to begin from"},
+     .fallback = "gaussian",
+     .help = "how the first factor is drawn (the second begins as 0), or a LoRA file to begin from"},
     {0},
 };
 

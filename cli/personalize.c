@@ -23,8 +23,8 @@ static const cli_flag PERSON_FLAGS[] = {
     {.name = "num_instance_images", .kind = CLI_INT, .offset = OF(num_instance_images), .value = "N", .fallback = "5",
      .low = 1, .high = 1e6, .help = "how many of them are used, the first by name; fewer are no error"},
     {.name = "instance_prompt", .kind = CLI_TEXT, .offset = OF(instance_prompt), .value = "TEXT", .required = true,
-     .help = "with a word that means nothing yet (\"photo of sks person\"); \" as 34-year-old\" is added, or the age goes "
-             "where it says \"{age}\""},
+     .help = "with a word that means nothing yet (\"photo of sks person\"); \" as 34-year-old\" is added, or the age "
+             "goes where it says \"{age}\""},
     {.name = "regularization_dir", .kind = CLI_TEXT, .offset = OF(class_data_dir), .value = "DIR",
      .help = "other people's pictures, named by age too; for --with_prior_preservation"},
     {.name = "regularization_age_path", .kind = CLI_TEXT, .offset = OF(class_age_path), .value = "FILE",
@@ -89,8 +89,8 @@ static const cli_default DEFAULTS[] = {
 static const cli_syntax SYNTAX = {
     .command = "personalize",
     .usage = "--self_ref_data_dir DIR --instance_prompt TEXT [--with_prior_preservation --regularization_dir DIR]",
-    .summary = "Teach Stable Diffusion one person from a few dated pictures of her, so that it can show her at any age: "
-               "SelfAge's training. Only thin adapters (LoRA) are trained; they are written to one small file that "
+    .summary = "Teach Stable Diffusion one person from a few dated pictures of her, so that it can show her at any "
+               "age: SelfAge's training. Only thin adapters (LoRA) are trained; they are written to one small file that "
                "diffusers, ComfyUI and others load.",
     .groups = GROUPS,
     .defaults = DEFAULTS,

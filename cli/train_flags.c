@@ -349,6 +349,16 @@ ag_status cli_check_optimizer(ag_ctx *ctx, train_options *o, const cli_parsed *p
     return AG_OK;
 }
 
+/* Say which flags want prior preservation. */
+static void note_prior(const train_options *o, const cli_parsed *parsed)
+{
+    static const char *const names[] = {"prior_loss_weight", "prior_target", "contrast_weight"};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names && !o->with_prior_preservation; i++)
+        if (cli_given(parsed, names[i]))
+            fprintf(stderr, "--%s has no effect without --with_prior_preservation\n", names[i]);
+}
+
 ag_status cli_check_train(ag_ctx *ctx, train_options *o, const cli_parsed *parsed, const cli_flag *unused)
 {
     if (o->text_encoder_lr > 0.0 && o->learning_rate == 0.0)
@@ -356,6 +366,7 @@ ag_status cli_check_train(ag_ctx *ctx, train_options *o, const cli_parsed *parse
                        o->text_encoder_lr);
     if (o->text_encoder_lr > 0.0 && !o->train_text_encoder)
         fprintf(stderr, "--text_encoder_lr has no effect without --train_text_encoder\n");
+    note_prior(o, parsed);
     for (const cli_flag *flag = unused; flag->name; flag++)
         if (cli_given(parsed, flag->name))
             fprintf(stderr, "--%s has no effect: %s\n", flag->name, flag->help);

@@ -239,7 +239,8 @@ static void test_file(void **state)
         n_text += t->name[0] == 't';
     }
     assert_int_equal(n_text, 1 * 4 * 2); /* layers, projections, factors */
-    assert_true(data_weights_find(w, "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora.down.weight") >= 0);
+    assert_true(
+        data_weights_find(w, "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora.down.weight") >= 0);
     assert_true(data_weights_find(
                     w, "text_encoder.text_model.encoder.layers.0.self_attn.v_proj.lora_linear_layer.up.weight") >= 0);
     data_weights_close(w);
@@ -302,8 +303,10 @@ static ag_status draw(data_image *images, ag_ctx *ctx, pipe_model *model, const 
 {
     assert_true(model->unet && model->vae && model->text && model->tokenizer);
     assert_true(r->n >= 1 && r->n <= 2 && r->n_steps > 0);
-    for (int64_t i = 0; i < r->n && data_image_new(&images[i], ctx, 16, 16) == AG_OK; i++)
-        memset(images[i].pixels, (int)(40 * (r->first + i) + (int64_t)r->seed + (int64_t)strlen(r->prompt)), 16 * 16 * 3);
+    for (int64_t i = 0; i < r->n && data_image_new(&images[i], ctx, 16, 16) == AG_OK; i++) {
+        const int64_t grey = 40 * (r->first + i) + (int64_t)r->seed + (int64_t)strlen(r->prompt);
+        memset(images[i].pixels, (int)grey, 16 * 16 * 3);
+    }
     return ag_status_of(ctx);
 }
 

@@ -28,8 +28,8 @@ typedef struct train_given {
 } train_given;
 
 /* Make K updates of the model's U-Net (and text encoder with options->train_text_encoder), or with
- * options->rank > 0 of adapters on them; both must be open. The schedule is that of a run of max_train_steps updates, of K when that is 0;
- * accumulation counts for --scale_lr only.
+ * options->rank > 0 of adapters on them; both must be open. The schedule is that of a run of
+ * max_train_steps updates, of K when that is 0; accumulation counts for --scale_lr only.
  *
  * loss, grad_norm, lr   [K] each: mean over rows; before clipping; the rate that the update used
  * state                 NULL, or takes the training state (names, averages), the caller's; the

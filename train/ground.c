@@ -305,7 +305,8 @@ ag_status train_ground_set_up(ag_ctx *ctx, train_ground *g)
     if (g->recipe->check(ctx, g->options) == AG_OK && check_rows(ctx, g) == AG_OK &&
         train_inversion_check(ctx, g->options) == AG_OK &&
         train_prompts_new(&g->prompts, ctx, (int)g->options->tokenizer_max_length) == AG_OK &&
-        check_model(ctx, g) == AG_OK && g->recipe->open(ctx, g) == AG_OK && train_held_out_open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK &&
+        check_model(ctx, g) == AG_OK && g->recipe->open(ctx, g) == AG_OK &&
+        train_held_out_open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK &&
         train_prepare_output(ctx, g->options) == AG_OK) {
         if (g->options->caption_dropout > 0.0)
             g->empty_prompt = train_prompts_add(ctx, g->prompts, "");
@@ -382,7 +383,8 @@ ag_status train_ground_run(ag_ctx *ctx, const train_recipe *recipe, const train_
 {
     train_ground *g = train_ground_new(ctx, recipe, options);
     train_method method = {.name = recipe->name, .user = g, .has_instances = recipe->has_instances,
-                           .loss = recipe->loss, .row_name = recipe->row_name, .begin = begin, .validate = train_validate, .save = save};
+                           .loss = recipe->loss, .row_name = recipe->row_name, .begin = begin,
+                           .validate = train_validate, .save = save};
 
     if (!g)
         return ag_status_of(ctx);

@@ -14,7 +14,8 @@ ag_status train_objective_init(train_objective *out, ag_ctx *ctx, const train_op
                              .contrast_weight = o->contrast_weight,
                              .frozen = asks_model ? lora : NULL};
     if (asks_model && !lora->unet)
-        return ag_fail(ctx, AG_EINVAL, "--prior_target model wants adapters to leave out, and whole weights are trained");
+        return ag_fail(ctx, AG_EINVAL,
+                       "--prior_target model wants adapters to leave out, and whole weights are trained");
     return ag_status_of(ctx);
 }
 

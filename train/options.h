@@ -31,8 +31,8 @@ typedef enum train_prediction {
     TRAIN_PREDICTION_V
 } train_prediction;
 
-/* What the class's rows should predict. */
-typedef enum train_prior_target { TRAIN_PRIOR_NOISE, TRAIN_PRIOR_MODEL /* what the frozen model predicts */ } train_prior_target;
+/* What the class's rows should predict: the noise, or what the frozen model does. */
+typedef enum train_prior_target { TRAIN_PRIOR_NOISE, TRAIN_PRIOR_MODEL } train_prior_target;
 
 typedef struct train_options {
     /* the model */

@@ -158,10 +158,12 @@ static ag_status check_options(ag_ctx *ctx, const train_options *o)
     if (o->with_prior_preservation && !o->class_prompt)
         return ag_fail(ctx, AG_EINVAL, "prior preservation wants --class_prompt, what the other pictures show");
     if (o->rank == 0 && o->with_prior_preservation && o->prior_target == TRAIN_PRIOR_MODEL)
-        return ag_fail(ctx, AG_EINVAL, "--prior_target model: the frozen model answers without its adapters, and when whole "
-                                       "weights are trained there are none; train a LoRA (--rank)");
+        return ag_fail(ctx, AG_EINVAL,
+                       "--prior_target model: the frozen model answers without its adapters, and when whole weights are "
+                       "trained there are none; train a LoRA (--rank)");
     if (o->torch_rng && o->noise_offset > 0.0)
-        return ag_fail(ctx, AG_EINVAL, "--torch_rng repeats the published program's draws, which has no --noise_offset");
+        return ag_fail(ctx, AG_EINVAL,
+                       "--torch_rng repeats the published program's draws, which has no --noise_offset");
     return AG_OK;
 }
 
@@ -219,8 +221,10 @@ static ag_status draw_others(ag_ctx *ctx, const personalize *p)
 static ag_status open_others(ag_ctx *ctx, personalize *p)
 {
     train_options o = *p->ground.options;
-    const train_folder folder = {
-        .dir = o.class_data_dir, .has_ages = p->ground.recipe->has_ages, .age_path = o.class_age_path, .most = o.num_class_images};
+    const train_folder folder = {.dir = o.class_data_dir,
+                                 .has_ages = p->ground.recipe->has_ages,
+                                 .age_path = o.class_age_path,
+                                 .most = o.num_class_images};
     train_pictures *pictures = &p->sides[OTHERS].pictures;
     const int64_t assumed = o.num_class_images > 0 ? o.num_class_images
                             : p->ground.foresight  ? p->ground.foresight->n_pictures
@@ -249,8 +253,9 @@ static ag_status make_samples(ag_ctx *ctx, personalize *p)
     if (!person->buckets)
         return AG_OK;
     if (others->set.n < person->set.n)
-        return ag_fail(ctx, AG_EINVAL, "--aspect_ratio_buckets: a picture of the class has the shape of the one beside it, "
-                                       "and %lld of the class would each have several beside %lld",
+        return ag_fail(ctx, AG_EINVAL,
+                       "--aspect_ratio_buckets: a picture of the class has the shape of the one beside it, and %lld of the "
+                       "class would each have several beside %lld",
                        (long long)others->set.n, (long long)person->set.n);
     p->buckets = ag_new(ctx, (size_t)out->n, sizeof *p->buckets, "buckets");
     p->boxes = ag_new(ctx, (size_t)out->n, sizeof *p->boxes, "buckets");

@@ -128,8 +128,8 @@ static ag_status held_out_loss(double *out, ag_ctx *ctx, train_ground *g)
 /* --- pictures ----------------------------------------------------------------------------------------- */
 
 /* Picture i, under its name on disk and in the events. */
-static ag_status keep_picture(ag_ctx *ctx, const train_ground *g, train_log *log, int64_t update, bool is_end, int64_t i,
-                              const data_image *image)
+static ag_status keep_picture(ag_ctx *ctx, const train_ground *g, train_log *log, int64_t update, bool is_end,
+                              int64_t i, const data_image *image)
 {
     char *path = is_end ? ag_printf(ctx, "%s/validation/test-%lld.png", g->options->output_dir, (long long)i)
                         : ag_printf(ctx, "%s/validation/%lld-%lld.png", g->options->output_dir, (long long)update,
@@ -217,11 +217,10 @@ static bool is_due(const train_ground *g, int64_t update)
 {
     const train_options *o = g->options;
     const int64_t per_epoch = train_updates_per_epoch(&g->calendar);
+    const bool ends_epoch = update > 0 && update % per_epoch == 0;
 
-    if (update == 0)
-        return false;
-    return (o->validation_steps > 0 && update % o->validation_steps == 0) ||
-           (o->validation_epochs > 0 && update % per_epoch == 0 && (update / per_epoch - 1) % o->validation_epochs == 0);
+    return (o->validation_steps > 0 && update > 0 && update % o->validation_steps == 0) ||
+           (o->validation_epochs > 0 && ends_epoch && (update / per_epoch - 1) % o->validation_epochs == 0);
 }
 
 ag_status train_validate(ag_ctx *ctx, void *user, train_log *log, int64_t update, bool is_end)
