@@ -217,7 +217,7 @@ static void compare(const cpu_conv *conv, bool with_bias, int isa)
         check_error("dx", conv, isa, got.dx, want.dx, count_x(conv), rms, most);
         check_error("dw", conv, isa, got.dw, want.dw, count_w(conv), weight_rms, 1e-5);
         check_error("db", conv, isa, got.db, want.db, conv->o, 2e-7, 1e-6);
-        if (n_threads > 1 && conv->type == AG_F32) {
+        if (n_threads > 1 && (conv->type == AG_F32 || isa >= CPU_ISA_AMX)) {
             check_same("y", isa, got.y, first.y, count_y(conv));
             check_same("dx", isa, got.dx, first.dx, count_x(conv));
             check_same("dw", isa, got.dw, first.dw, count_w(conv));
@@ -309,17 +309,36 @@ static void both_sides_of(int isa)
 
 static void bf16_of(int isa)
 {
+    const cpu_conv some[] = { /* whole tiles; two images; strides whose phases have no tap; pads left out */
+        {.n = 1, .h = 10, .w = 10, .c = 32, .o = 48, .kh = 3, .kw = 3, .stride = 1, .dilation = 1,
+         .pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1},
+        {.n = 3, .h = 9, .w = 7, .c = 48, .o = 40, .kh = 3, .kw = 3, .stride = 1, .dilation = 1,
+         .pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1},
+        {.n = 2, .h = 12, .w = 10, .c = 16, .o = 33, .kh = 3, .kw = 3, .stride = 2, .dilation = 1,
+         .pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1},
+        {.n = 2, .h = 9, .w = 9, .c = 20, .o = 12, .kh = 2, .kw = 2, .stride = 3, .dilation = 1,
+         .pad_top = 1, .pad_left = 2},
+        {.n = 1, .h = 7, .w = 6, .c = 5, .o = 6, .kh = 1, .kw = 1, .stride = 2, .dilation = 1},
+        {.n = 1, .h = 6, .w = 6, .c = 34, .o = 20, .kh = 3, .kw = 3, .stride = 1, .dilation = 1,
+         .pad_top = 4, .pad_left = 5},
+        {.n = 1, .h = 10, .w = 9, .c = 6, .o = 8, .kh = 3, .kw = 3, .stride = 3, .dilation = 2,
+         .pad_top = 2, .pad_bottom = 2, .pad_left = 1, .pad_right = 3},
+        {.n = 2, .h = 6, .w = 5, .c = 40, .o = 70, .kh = 1, .kw = 1, .stride = 1, .dilation = 1},
+    };
+
     for (int variant = 0; variant < 3; variant++)
         for (size_t i = 1; i < sizeof small_shapes / sizeof small_shapes[0]; i += 2) {
             cpu_conv c = small_shapes[i];
             c.type = variant < 2 ? AG_BF16 : AG_F32;
             c.weight_type = variant > 0 ? AG_BF16 : AG_F32;
             compare(&c, true, isa);
-            c.h = c.w = 10, c.c = 32, c.o = 48, c.kh = c.kw = 3, c.stride = 1, c.dilation = 1;
-            c.pad_top = c.pad_bottom = c.pad_left = c.pad_right = 1;
-            if (i == 1)
-                compare(&c, true, isa);
+            compare(&c, true, isa);
         }
+    for (size_t i = 0; i < sizeof some / sizeof some[0]; i++) {
+        cpu_conv c = some[i];
+        c.type = AG_BF16;
+        compare(&c, false, isa);
+    }
 }
 
 static void test_shapes(void **unused)
@@ -401,23 +420,28 @@ static cpu_conv sd_conv(const int64_t s[5])
 }
 
 /* Sampled outputs of the full-size layers, in double. */
-static void test_full_size(void **unused)
+static void full_size_of(ag_dtype type, const int *picks, size_t n_picks)
 {
-    static const int picks[] = {1, 2, 4, 9, 18, 20, 25, 34};
-
-    (void)unused;
-    for (size_t k = 0; k < sizeof picks / sizeof picks[0]; k++) {
-        const cpu_conv c = sd_conv(sd_shapes[picks[k]]);
+    for (size_t k = 0; k < n_picks; k++) {
+        cpu_conv c = sd_conv(sd_shapes[picks[k]]);
         const int64_t oh = cpu_conv_out_h(&c), ow = cpu_conv_out_w(&c);
         uint64_t seed = 23;
         float *x = check_random(count_x(&c), &seed, 0, 1);
         float *w = check_random(count_w(&c), &seed, 0, 1);
         float *b = check_random(c.o, &seed, 0, 1), *y = check_floats(count_y(&c));
         cpu_state *state = cpu_state_new(2);
-        void *scratch = check_scratch(cpu_conv2d_forward_scratch(state, &c));
         const double size = sqrt((double)(c.c * c.kh * c.kw)) / 3.0; /* typical output */
+        const double limit = type == AG_F32 ? 1.5e-5 : 3e-2;
+        uint16_t *half = NULL;
+        void *scratch;
 
-        assert_true(cpu_conv2d_forward(y, state, &c, x, w, b, scratch));
+        c.type = type;
+        if (type == AG_BF16) {
+            free(narrowed(w, count_w(&c)));
+            half = narrowed(x, count_x(&c));
+        }
+        scratch = check_scratch(cpu_conv2d_forward_scratch(state, &c));
+        assert_true(cpu_conv2d_forward(y, state, &c, half ? (void *)half : x, w, b, scratch));
         for (int sample = 0; sample < 300; sample++) {
             const int64_t at = (int64_t)((check_number(&seed) + 1) / 2 * (double)count_y(&c));
             const int64_t o = at % c.o, ox = at / c.o % ow, oy = at / c.o / ow % oh;
@@ -430,14 +454,26 @@ static void test_full_size(void **unused)
                         sum += (double)x[(iy * c.w + ix) * c.c + i] *
                                w[((o * c.kh + ky) * c.kw + kx) * c.c + i];
                 }
-            if (!(fabs(y[at] - sum) <= 1.5e-5 * size))
+            const double got = half ? from_bf16(((uint16_t *)y)[at]) : y[at];
+            if (!(fabs(got - sum) <= limit * size))
                 fail_msg("%s: [%lld] is %.9g, want %.9g", cpu_conv_kernel_name(state, &c, 0),
-                         (long long)at, (double)y[at], sum);
+                         (long long)at, got, sum);
         }
         free(scratch);
         cpu_state_free(state);
-        free(x), free(w), free(b), free(y);
+        free(x), free(w), free(b), free(y), free(half);
     }
+}
+
+static void test_full_size(void **unused)
+{
+    static const int picks[] = {1, 2, 4, 9, 18, 20, 25, 34};
+    static const int bands[] = {1, 9, 20, 28, 31}; /* images that are copied in several parts, too */
+
+    (void)unused;
+    full_size_of(AG_F32, picks, sizeof picks / sizeof picks[0]);
+    if (cpu_isa_here() >= CPU_ISA_AMX)
+        full_size_of(AG_BF16, bands, sizeof bands / sizeof bands[0]);
 }
 
 /* oneDNN has a real kernel for every shape of SD 1.5 in f32, and in bf16 where we would use it; and

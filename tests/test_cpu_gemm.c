@@ -34,14 +34,15 @@ static float from_bf16(uint16_t half)
     return value;
 }
 
-/* n random numbers of a type; *values gets what they are exactly. */
-static void *operand_new(ag_dtype type, int64_t n, uint64_t *seed, double **values)
+/* n random numbers of a type, such that bf16 holds them when `rounded`; *values gets what they are
+ * exactly. */
+static void *operand_new(ag_dtype type, bool rounded, int64_t n, uint64_t *seed, double **values)
 {
     float *x = check_random(n, seed, 0.0, 1.0);
     uint16_t *half = malloc((size_t)(n > 0 ? n : 1) * sizeof *half);
 
     assert_non_null(half);
-    for (int64_t i = 0; type == AG_BF16 && i < n; i++) {
+    for (int64_t i = 0; (rounded || type == AG_BF16) && i < n; i++) {
         half[i] = to_bf16(x[i]);
         x[i] = from_bf16(half[i]);
     }
@@ -59,9 +60,9 @@ static void compare(const product *p, int isa)
     const int64_t n_b = p->shared_b ? 1 : p->batch;
     uint64_t seed = 7;
     double *a, *b, *c0, *want = check_doubles(NULL, size_c * p->batch);
-    void *a_data = operand_new(p->a_type, size_a * p->batch, &seed, &a);
-    void *b_data = operand_new(p->b_type, size_b * n_b, &seed, &b);
-    void *c_data = operand_new(p->c_type, size_c * p->batch, &seed, &c0);
+    void *a_data = operand_new(p->a_type, false, size_a * p->batch, &seed, &a);
+    void *b_data = operand_new(p->b_type, p->a_type == AG_BF16, size_b * n_b, &seed, &b);
+    void *c_data = operand_new(p->c_type, false, size_c * p->batch, &seed, &c0);
     const size_t c_bytes = (size_t)(size_c * p->batch) * (p->c_type == AG_F32 ? 4 : 2);
     void *got = malloc(c_bytes ? c_bytes : 1), *first = malloc(c_bytes ? c_bytes : 1);
     float *bias = p->with_bias ? check_random(p->n, &seed, 0.5, 1.0) : NULL;
@@ -155,17 +156,20 @@ static void batches_of(int isa)
 
 static void bf16_of(int isa)
 {
-    static const int64_t sizes[][3] = {{1, 1, 1}, {9, 21, 34}, {37, 64, 300}, {64, 33, 600}};
+    static const int64_t sizes[][3] = {{1, 1, 1},     {9, 21, 34},    {37, 64, 300},  {64, 33, 600},
+                                       {3, 40, 70},   {40, 50, 4800}, {33, 130, 160}, {100, 77, 64}};
 
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-        for (int t = 0; t < 32; t++) {
+        for (int t = 0; t < 64; t++) {
             const product p = {.m = sizes[i][0], .n = sizes[i][1], .k = sizes[i][2],
                                .batch = t & 4 ? 2 : 1, .shared_b = true,
                                .transpose_a = t & 1, .transpose_b = t & 2, .alpha = 1,
                                .with_bias = t & 1, .a_type = AG_BF16,
                                .b_type = t & 8 ? AG_BF16 : AG_F32,
-                               .c_type = t & 16 ? AG_BF16 : AG_F32};
-            if (p.b_type == AG_BF16 || isa < CPU_ISA_AVX512) /* else B is rounded to bf16 first */
+                               .c_type = t & 16 ? AG_BF16 : AG_F32,
+                               .beta = t & 32 ? 1 : 0,
+                               .margin = t & 32 ? 32 : 0};
+            if (p.k < 1000 || t == 2 || t == 33)
                 compare(&p, isa);
         }
 }

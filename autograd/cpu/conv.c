@@ -1,7 +1,8 @@
 /* conv.c - convolutions: which algorithm runs a call, and operands of every type.
  *
  * The rule, by the measurements of scripts/bench_kernels.c:
- *   bf16 where the processor multiplies it    oneDNN, unless it has only its reference loops
+ *   bf16 with AMX                              our own tiles
+ *   bf16 where the processor has AVX512_BF16  oneDNN, unless it has only its reference loops
  *   other bf16                                 converted to f32 in scratch, then as f32
  *   1x1, stride 1, no padding                  one product
  *   3x3, stride 1, forward and data            Winograd (winograd_choose says which side)
@@ -55,6 +56,8 @@ static int64_t y_pixels(const cpu_conv *c)
 typedef enum conv_algorithm {
     CONV_EMPTY, /* an axis of length zero: at most zeros to write */
     CONV_ONEDNN,
+    CONV_AMX,
+    CONV_AMX_GEMM, /* one product of bf16 */
     CONV_GEMM,
     CONV_WINOGRAD,
     CONV_IM2COL
@@ -73,12 +76,22 @@ static bool wants_onednn(cpu_state *state, const cpu_conv *conv)
     return conv->type == AG_BF16 && cpu_isa_has_bf16() && cpu_state_isa(state) >= CPU_ISA_AVX512;
 }
 
+static bool is_one_product(const cpu_conv *c)
+{
+    return c->kh == 1 && c->kw == 1 && c->stride == 1 && c->pad_top == 0 && c->pad_bottom == 0 &&
+           c->pad_left == 0 && c->pad_right == 0;
+}
+
 static conv_choice choose(cpu_state *state, const cpu_conv *c, cpu_conv_pass pass)
 {
     conv_choice choice = {.algorithm = CONV_IM2COL};
 
     if (x_count(c) < 1 || y_pixels(c) * c->o < 1) {
         choice.algorithm = CONV_EMPTY;
+        return choice;
+    }
+    if (c->type == AG_BF16 && cpu_state_isa(state) >= CPU_ISA_AMX) {
+        choice.algorithm = is_one_product(c) ? CONV_AMX_GEMM : CONV_AMX;
         return choice;
     }
     if (wants_onednn(state, c)) {
@@ -88,8 +101,7 @@ static conv_choice choose(cpu_state *state, const cpu_conv *c, cpu_conv_pass pas
         if (choice.plan || choice.failed)
             return choice;
     }
-    if (c->kh == 1 && c->kw == 1 && c->stride == 1 && c->pad_top == 0 && c->pad_bottom == 0 &&
-        c->pad_left == 0 && c->pad_right == 0) {
+    if (is_one_product(c)) {
         choice.algorithm = CONV_GEMM;
     } else if (pass != CPU_CONV_BACKWARD_WEIGHTS && c->kh == 3 && c->kw == 3 && c->stride == 1 &&
                c->dilation == 1) {
@@ -102,12 +114,21 @@ static conv_choice choose(cpu_state *state, const cpu_conv *c, cpu_conv_pass pas
     return choice;
 }
 
-/* The product that a 1x1 convolution is. */
-static cpu_gemm_call product_of(const cpu_conv *c, cpu_conv_pass pass, float *out, const float *in0,
-                                const float *in1, const float *bias)
+/* The product that a 1x1 convolution is, of f32 or as it is. */
+static cpu_gemm_call product_of(const cpu_conv *c, cpu_conv_pass pass, bool as_is, void *out,
+                                const void *in0, const void *in1, const float *bias)
 {
     const int64_t pixels = y_pixels(c);
     cpu_gemm_call call = {.a = in0, .b = in1, .c = out, .alpha = 1.0f, .bias = bias};
+
+    if (as_is) {
+        call.a_type = call.c_type = c->type;
+        call.b_type = c->weight_type;
+        if (pass == CPU_CONV_BACKWARD_WEIGHTS) {
+            call.b_type = c->type;
+            call.c_type = AG_F32;
+        }
+    }
 
     if (pass == CPU_CONV_FORWARD) { /* y [P,O] = x [P,I] w^T */
         call.m = pixels, call.n = c->o, call.k = c->c, call.transpose_b = true;
@@ -128,7 +149,7 @@ static size_t scratch_f32(cpu_state *state, const cpu_conv *c, cpu_conv_pass pas
     const int isa = (int)cpu_state_isa(state), n_threads = cpu_state_threads(state);
 
     if (choice->algorithm == CONV_GEMM) {
-        const cpu_gemm_call call = product_of(c, pass, NULL, NULL, NULL, NULL);
+        const cpu_gemm_call call = product_of(c, pass, false, NULL, NULL, NULL, NULL);
         return cpu_gemm_scratch(state, &call);
     }
     if (choice->algorithm == CONV_WINOGRAD)
@@ -144,7 +165,7 @@ static bool run_f32(cpu_state *state, const cpu_conv *c, cpu_conv_pass pass,
     const int isa = (int)cpu_state_isa(state), n_threads = cpu_state_threads(state);
 
     if (choice->algorithm == CONV_GEMM) {
-        const cpu_gemm_call call = product_of(c, pass, out, in0, in1, bias);
+        const cpu_gemm_call call = product_of(c, pass, false, out, in0, in1, bias);
         return cpu_gemm(state, &call, scratch);
     }
     if (choice->algorithm == CONV_WINOGRAD)
@@ -191,6 +212,12 @@ static size_t pass_scratch(cpu_state *state, const cpu_conv *conv, cpu_conv_pass
         return 0;
     if (choice.plan)
         return cpu_onednn_scratch(choice.plan);
+    if (choice.algorithm == CONV_AMX)
+        return conv_amx_scratch(conv, pass, cpu_state_threads(state));
+    if (choice.algorithm == CONV_AMX_GEMM) {
+        const cpu_gemm_call call = product_of(conv, pass, true, NULL, NULL, NULL, NULL);
+        return cpu_gemm_scratch(state, &call);
+    }
     operands_of(o, conv, pass);
     return f32_bytes(&o[0]) + f32_bytes(&o[1]) + f32_bytes(&o[2]) +
            scratch_f32(state, conv, pass, &choice);
@@ -236,6 +263,14 @@ static bool run_pass(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass,
     }
     if (choice.plan)
         return cpu_onednn_run(cpu_state_onednn(state), choice.plan, out, in0, in1, bias, scratch);
+    if (choice.algorithm == CONV_AMX) {
+        conv_amx_run(conv, pass, out, in0, in1, bias, scratch, cpu_state_threads(state));
+        return true;
+    }
+    if (choice.algorithm == CONV_AMX_GEMM) {
+        const cpu_gemm_call call = product_of(conv, pass, true, out, in0, in1, bias);
+        return cpu_gemm(state, &call, scratch);
+    }
     operands_of(o, conv, pass);
     f32_in0 = widened(in0, &o[1], &rest, state);
     f32_in1 = widened(in1, &o[2], &rest, state);
@@ -331,6 +366,8 @@ const char *cpu_conv_kernel_name(cpu_state *state, const cpu_conv *conv, cpu_con
     switch (choice.algorithm) {
     case CONV_EMPTY: return "nothing";
     case CONV_ONEDNN: return cpu_onednn_name(choice.plan);
+    case CONV_AMX:
+    case CONV_AMX_GEMM: return "own amx";
     case CONV_GEMM: return gemm_kernels_of(isa)->name;
     case CONV_WINOGRAD: return names[choice.side / 2][isa];
     case CONV_IM2COL: break;

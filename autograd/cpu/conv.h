@@ -9,6 +9,7 @@
  *   gemm       1x1, stride 1: one matrix product                 gemm.c
  *   im2col     product with patches gathered on the fly          conv_im2col.c
  *   winograd   3x3, stride 1, f32: F(4x4,3x3) or F(2x2,3x3)      conv_winograd.c
+ *   amx        bf16 on AMX tiles                                 conv_amx.c
  *   onednn     bf16 where the processor multiplies bf16          onednn.c
  *
  * Memory   Nothing is allocated: the caller brings `scratch`, 64-byte aligned, of the size that the

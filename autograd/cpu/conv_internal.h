@@ -1,6 +1,6 @@
 /* conv_internal.h - the convolution algorithms behind conv.h. For files in autograd/cpu only.
  *
- * Everything here is f32 and cannot fail.
+ * Everything here cannot fail, and is f32 but for AMX.
  */
 #ifndef AG_CPU_CONV_INTERNAL_H
 #define AG_CPU_CONV_INTERNAL_H
@@ -57,5 +57,13 @@ typedef struct winograd_kernels {
 
 extern const winograd_kernels winograd4_portable, winograd4_avx2, winograd4_avx512;
 extern const winograd_kernels winograd2_portable, winograd2_avx2, winograd2_avx512;
+
+/* --- bf16 on AMX tiles (conv_amx.c) --------------------------------------------------------- */
+
+/* Any size, stride, dilation, padding, with at least one output and one input; weights of any type. */
+size_t conv_amx_scratch(const cpu_conv *conv, cpu_conv_pass pass, int n_threads);
+/* out, in0, in1 as in cpu_onednn_run. */
+void conv_amx_run(const cpu_conv *conv, cpu_conv_pass pass, void *out, const void *in0, const void *in1,
+                  const float *bias, void *scratch, int n_threads);
 
 #endif /* AG_CPU_CONV_INTERNAL_H */

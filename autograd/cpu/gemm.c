@@ -1,16 +1,17 @@
 /* gemm.c - matrix products: which kernel runs a call, and operands of every type and order.
  *
- * bf16 operands run on oneDNN where the processor multiplies bf16 (AVX512_BF16, AMX); elsewhere
- * they become f32 while they are packed. f32 runs on our own tiles everywhere: on AVX2 they are as
- * fast as oneDNN (80 to 110 GF/s a Zen 4 core on the shapes of scripts/bench_kernels.c) or up to
- * 1.2x faster, on AVX-512 within 8 % (100 to 109 against 105 to 110), they keep no packed weights,
- * and their bits do not depend on the number of threads.
+ * bf16 operands run on our own AMX tiles, or on oneDNN where the processor multiplies bf16 without them
+ * (AVX512_BF16); elsewhere they become f32 while they are packed. f32 runs on our own tiles everywhere:
+ * on AVX2 they are as fast as oneDNN (80 to 110 GF/s a Zen 4 core on the shapes of
+ * scripts/bench_kernels.c) or up to 1.2x faster, on AVX-512 within 8 % (100 to 109 against 105 to 110),
+ * they keep no packed weights, and their bits do not depend on the number of threads.
  */
 #include "autograd/cpu/gemm.h"
 
 #include <string.h>
 
 #include "autograd/cpu/elementwise.h"
+#include "autograd/cpu/gemm_amx_internal.h"
 #include "autograd/cpu/gemm_internal.h"
 #include "autograd/cpu/onednn.h"
 
@@ -46,16 +47,113 @@ static cpu_gemm_call complete(const cpu_gemm_call *call)
     return c;
 }
 
+/* A linear layer of one to four rows: reading the weights once is all the work there is. */
+static bool is_dots(const cpu_gemm_call *c)
+{
+    return c->m <= DOTS_ROWS && c->n >= 1 && c->k >= 1 && !c->transpose_a && c->transpose_b &&
+           c->batch == 1 && c->b_type == AG_F32;
+}
+
+static bool is_amx(cpu_state *state, const cpu_gemm_call *c)
+{
+    return cpu_state_isa(state) >= CPU_ISA_AMX && c->a_type == AG_BF16 && c->alpha == 1.0f &&
+           (c->beta == 0.0f || c->beta == 1.0f) && c->m >= 1 && c->n >= 1 && c->k >= 1 && !is_dots(c);
+}
+
 static const cpu_onednn_plan *onednn_plan(cpu_state *state, const cpu_gemm_call *c, bool *failed)
 {
     const bool pack = c->stride_b == 0 && c->b_type == AG_F32 && c->a_type == AG_BF16;
 
-    if (c->a_type != AG_BF16 || !cpu_isa_has_bf16() || cpu_state_isa(state) < CPU_ISA_AVX512)
+    if (c->a_type != AG_BF16 || !cpu_isa_has_bf16() || cpu_state_isa(state) < CPU_ISA_AVX512 ||
+        is_amx(state, c) || is_dots(c))
         return NULL;
     if (c->alpha != 1.0f || (c->beta != 0.0f && c->beta != 1.0f) || c->m < 1 || c->n < 1 ||
         c->k < 1 || (c->b_type != AG_BF16 && !pack))
         return NULL;
     return cpu_onednn_gemm(cpu_state_onednn(state), c, pack, failed);
+}
+
+/* --- bf16 on AMX tiles ---------------------------------------------------------------------- */
+
+static int64_t part_of_step(int64_t k, int64_t step)
+{
+    const int64_t rest = k - step * GEMM_AMX_STEP;
+    return rest < GEMM_AMX_STEP ? rest : GEMM_AMX_STEP;
+}
+
+static void amx_pack_a(const gemm_amx_job *job, void *dst, int64_t row)
+{
+    const cpu_gemm_call *c = job->user;
+    const gemm_amx_source a = {c->a, c->lda, c->a_type};
+    char *to = dst;
+
+    for (int64_t step = 0; step < job->n_steps; step++)
+        for (int64_t r = row; r < row + GEMM_AMX_ROWS; r += GEMM_AMX_ROWS / 2, to += GEMM_AMX_TILE_BYTES) {
+            const int64_t k0 = step * GEMM_AMX_STEP, k = part_of_step(c->k, step);
+            if (c->transpose_a)
+                gemm_amx_rows_down(to, &a, k0, r, k, c->m - r);
+            else
+                gemm_amx_rows_across(to, &a, r, k0, c->m - r, k);
+        }
+}
+
+static void amx_pack_b(const gemm_amx_job *job, void *dst, int64_t step, int64_t n_steps, int64_t col,
+                       int64_t n_cols)
+{
+    const cpu_gemm_call *c = job->user;
+    const gemm_amx_source b = {c->b, c->ldb, c->b_type};
+    char *to = dst;
+
+    for (int64_t j = col; c->transpose_b && j < col + n_cols; j += GEMM_AMX_ROWS / 2)
+        for (int64_t i = step; i < step + n_steps; i++, to += GEMM_AMX_TILE_BYTES)
+            gemm_amx_tile_across(to, &b, j, i * GEMM_AMX_STEP, c->n - j, part_of_step(c->k, i));
+    for (int64_t i = step; !c->transpose_b && i < step + n_steps; i++, to += GEMM_AMX_TILE_BYTES)
+        gemm_amx_band_down(to, n_steps * GEMM_AMX_TILE_BYTES, &b, i * GEMM_AMX_STEP, col,
+                           part_of_step(c->k, i), n_cols);
+}
+
+/* Product `i` of the batch, which becomes *one. */
+static gemm_amx_job amx_job_of(const cpu_gemm_call *c, int64_t i, cpu_gemm_call *one)
+{
+    const int64_t width = c->c_type == AG_F32 ? 4 : 2;
+    const bool direct = !c->transpose_a && c->k % GEMM_AMX_STEP == 0 && c->lda % GEMM_AMX_STEP == 0;
+
+    *one = *c;
+    one->a = (const uint16_t *)c->a + i * c->stride_a;
+    one->b = (const char *)c->b + i * c->stride_b * (c->b_type == AG_F32 ? 4 : 2);
+    return (gemm_amx_job){
+        .m = c->m,
+        .n = c->n,
+        .n_steps = (c->k + GEMM_AMX_STEP - 1) / GEMM_AMX_STEP,
+        .a = one->a,
+        .a_row = 2 * c->lda,
+        .direct_rows = direct ? c->m / GEMM_AMX_ROWS * GEMM_AMX_ROWS : 0,
+        .pack_a = amx_pack_a,
+        .pack_b = amx_pack_b,
+        .c = (char *)c->c + i * c->stride_c * width,
+        .c_row = c->ldc * width,
+        .c_type = c->c_type,
+        .add = c->beta != 0.0f,
+        .bias = c->bias,
+        .user = one,
+    };
+}
+
+static size_t amx_scratch(cpu_state *state, const cpu_gemm_call *c)
+{
+    cpu_gemm_call one;
+    const gemm_amx_job job = amx_job_of(c, 0, &one);
+
+    return gemm_amx_scratch(&job, cpu_state_threads(state));
+}
+
+static void run_amx(cpu_state *state, const cpu_gemm_call *c, void *scratch)
+{
+    for (int64_t i = 0; i < c->batch; i++) {
+        cpu_gemm_call one;
+        const gemm_amx_job job = amx_job_of(c, i, &one);
+        gemm_amx_run(&job, scratch, cpu_state_threads(state));
+    }
 }
 
 /* --- operands ------------------------------------------------------------------------------- */
@@ -185,25 +283,26 @@ static gemm_job job_of(cpu_state *state, const cpu_gemm_call *c)
 
 /* --- few rows ------------------------------------------------------------------------------- */
 
-/* A linear layer of one to four rows: reading the weights once is all the work there is. */
-static bool is_dots(const cpu_gemm_call *c)
-{
-    return c->m <= DOTS_ROWS && c->n >= 1 && !c->transpose_a && c->transpose_b && c->batch == 1 &&
-           c->a_type == AG_F32 && c->b_type == AG_F32 && c->c_type == AG_F32;
-}
-
-static void run_dots(cpu_state *state, const cpu_gemm_call *c)
+/* C is f32; a bf16 A is widened in scratch first. */
+static void run_dots(cpu_state *state, const cpu_gemm_call *c, float *scratch)
 {
     const gemm_kernels *kernels = gemm_kernels_of((int)cpu_state_isa(state));
     const int n_threads = cpu_state_threads(state);
+    const float *a = c->a;
+    int64_t lda = c->lda;
 
+    if (c->a_type != AG_F32) {
+        widen(scratch, c->a, c->lda, c->m, c->k);
+        a = scratch;
+        lda = c->k;
+    }
 #pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1)
     for (int64_t j = 0; j < c->n; j += DOTS_COLUMNS) {
         float *rows[DOTS_ROWS];
         for (int64_t i = 0; i < c->m; i++)
             rows[i] = (float *)c->c + i * c->ldc + j;
-        kernels->dots((int)c->m, c->n - j < DOTS_COLUMNS ? c->n - j : DOTS_COLUMNS, c->k, c->a,
-                      c->lda, (const float *)c->b + j * c->ldb, c->ldb, rows, c->alpha, c->beta,
+        kernels->dots((int)c->m, c->n - j < DOTS_COLUMNS ? c->n - j : DOTS_COLUMNS, c->k, a, lda,
+                      (const float *)c->b + j * c->ldb, c->ldb, rows, c->alpha, c->beta,
                       c->bias ? c->bias + j : NULL);
     }
 }
@@ -225,7 +324,10 @@ static void run_empty(const cpu_gemm_call *c)
 static size_t scratch_f32(cpu_state *state, const cpu_gemm_call *c)
 {
     const gemm_job job = job_of(state, c);
-    return c->k < 1 || is_dots(c) ? 0 : gemm_job_scratch(&job, cpu_state_threads(state));
+
+    if (is_dots(c))
+        return c->a_type == AG_F32 ? 0 : gemm_round64((size_t)(c->m * c->k) * sizeof(float));
+    return c->k < 1 ? 0 : gemm_job_scratch(&job, cpu_state_threads(state));
 }
 
 static void run_f32(cpu_state *state, const cpu_gemm_call *c, void *scratch)
@@ -235,7 +337,7 @@ static void run_f32(cpu_state *state, const cpu_gemm_call *c, void *scratch)
     if (c->k < 1)
         run_empty(c);
     else if (is_dots(c))
-        run_dots(state, c);
+        run_dots(state, c, scratch);
     else
         gemm_job_run(&job, scratch, cpu_state_threads(state));
 }
@@ -260,6 +362,8 @@ size_t cpu_gemm_scratch(cpu_state *state, const cpu_gemm_call *call)
 
     if (c.m < 1 || c.n < 1)
         return 0;
+    if (is_amx(state, &c))
+        return amx_scratch(state, &c);
     if (plan)
         return cpu_onednn_scratch(plan);
     if (c.c_type != AG_F32) {
@@ -281,6 +385,10 @@ bool cpu_gemm(cpu_state *state, const cpu_gemm_call *call, void *scratch)
         return false;
     if (c.m < 1 || c.n < 1)
         return true;
+    if (is_amx(state, &c)) {
+        run_amx(state, &c, scratch);
+        return true;
+    }
     if (plan)
         return cpu_onednn_run(cpu_state_onednn(state), plan, c.c, c.a, c.b, c.bias, scratch);
     if (c.c_type != AG_F32) {
@@ -307,5 +415,7 @@ const char *cpu_gemm_kernel_name(cpu_state *state, const cpu_gemm_call *call)
     bool failed = false;
     const cpu_onednn_plan *plan = onednn_plan(state, &c, &failed);
 
+    if (is_amx(state, &c))
+        return "own amx";
     return plan ? cpu_onednn_name(plan) : gemm_kernels_of((int)cpu_state_isa(state))->name;
 }

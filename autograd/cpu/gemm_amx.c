@@ -1,0 +1,386 @@
+/* gemm_amx.c - see gemm_amx_internal.h.
+ *
+ * A task is a range of rows times a range of columns. Whoever runs it packs its B block by block of k
+ * and walks over its rows, 32 x 32 elements of C at a time, in four tiles. With more than one block of k
+ * C waits in f32 in the thread's memory. A thread that gets a task with the columns of its last one finds
+ * B packed when there is one block.
+ */
+#include "autograd/cpu/gemm_amx_internal.h"
+
+#include <omp.h>
+
+#include "autograd/cpu/amx_internal.h"
+
+enum {
+    BLOCK_STEPS = 144,        /* most steps of k in a block: 4608 */
+    B_BYTES = 1 << 20,        /* packed B of a thread, about */
+    C_BYTES = 512 << 10,      /* waiting C of a thread, about */
+    MAX_COLUMNS = 512,
+    DOWN_AHEAD = 16, /* rows to fetch before they are packed */
+    ACROSS_AHEAD = 64 /* numbers of each row */
+};
+
+/* Time of a step of one tile of C, and of packing a tile of B, in nanoseconds of one core; rough. */
+static const double COST_STEP = 6.5, COST_PACK = 90.0, COST_TASK = 400.0;
+
+typedef struct plan {
+    int64_t block, n_blocks;   /* steps of k */
+    int64_t rows, columns;     /* of a task; multiples of 32 and 16 */
+    int64_t ld_c;              /* of waiting C */
+    int64_t n_rows, n_columns; /* ranges */
+    int64_t packed_rows;       /* rows of A that are not read directly */
+    size_t a_bytes, b_bytes, c_bytes; /* shared; per thread; per thread */
+} plan;
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* --- how the work is cut ------------------------------------------------------------------------------ */
+
+static double plan_cost(const gemm_amx_job *job, const plan *p, int n_threads)
+{
+    const double tasks = (double)(p->n_rows * p->n_columns);
+    const double waves = (double)ceil_div(p->n_rows * p->n_columns, n_threads);
+    const double steps = (double)(p->columns / AMX_SIDE * job->n_steps);
+    /* with tasks of one column handed out in order, a thread seldom packs a column twice */
+    const double packs = p->n_blocks > 1 || tasks < 2.0 * n_threads
+                             ? waves
+                             : (double)at_most((int64_t)waves, ceil_div(p->n_columns, n_threads) + 1);
+
+    return waves * ((double)p->rows / AMX_SIDE * steps * COST_STEP + COST_TASK) + packs * steps * COST_PACK;
+}
+
+static plan plan_of(const gemm_amx_job *job, int n_threads)
+{
+    const int64_t tiles = ceil_div(job->n, AMX_SIDE), m = ceil_div(job->m, GEMM_AMX_ROWS) * GEMM_AMX_ROWS;
+    plan best = {0};
+    double best_cost = 0.0;
+
+    best.n_blocks = ceil_div(job->n_steps, BLOCK_STEPS);
+    best.block = ceil_div(job->n_steps, best.n_blocks);
+    for (int64_t pairs = 1; pairs <= MAX_COLUMNS / 32; pairs++) {
+        plan p = best;
+        p.columns = at_most(tiles, 2 * pairs) * AMX_SIDE;
+        if (pairs > 1 && p.columns * p.block * AMX_DEPTH * 2 > B_BYTES)
+            break;
+        p.n_columns = ceil_div(tiles * AMX_SIDE, p.columns);
+        for (int64_t parts = 1; parts <= 64; parts = parts + (parts + 1) / 2) {
+            double cost;
+            p.rows = ceil_div(ceil_div(m, parts), GEMM_AMX_ROWS) * GEMM_AMX_ROWS;
+            p.n_rows = ceil_div(m, p.rows);
+            if (p.n_blocks > 1 && p.rows > GEMM_AMX_ROWS && p.rows * p.columns * 4 > C_BYTES)
+                continue;
+            cost = plan_cost(job, &p, n_threads);
+            if (best_cost == 0.0 || cost < best_cost) {
+                best = p;
+                best_cost = cost;
+            }
+            if (p.rows <= GEMM_AMX_ROWS)
+                break;
+        }
+        if (p.columns >= tiles * AMX_SIDE)
+            break;
+    }
+    if (best.rows == 0) { /* long k and very many rows */
+        best.columns = at_most(tiles, 2) * AMX_SIDE;
+        best.n_columns = ceil_div(tiles * AMX_SIDE, best.columns);
+        best.rows = C_BYTES / 4 / best.columns / GEMM_AMX_ROWS * GEMM_AMX_ROWS;
+        best.n_rows = ceil_div(m, best.rows);
+    }
+    best.packed_rows = m - job->direct_rows;
+    best.a_bytes = (size_t)(best.packed_rows * job->n_steps) * 64;
+    best.ld_c = best.n_blocks > 1 ? ceil_div(best.columns, 32) * 32 : 32;
+    best.b_bytes = (size_t)(best.columns * best.block) * 64;
+    best.c_bytes = (size_t)((best.n_blocks > 1 ? best.rows : 32) * best.ld_c * 4);
+    return best;
+}
+
+size_t gemm_amx_scratch(const gemm_amx_job *job, int n_threads)
+{
+    const plan p = plan_of(job, n_threads);
+    return p.a_bytes + (p.b_bytes + p.c_bytes) * (size_t)n_threads;
+}
+
+/* --- 32 x 32 elements --------------------------------------------------------------------------------- */
+
+typedef struct operands {
+    const char *a;         /* 32 rows */
+    int64_t a_row, a_side; /* bytes to the next row; to row 16 */
+    const int64_t *a_step; /* NULL: a_plain bytes a step */
+    int64_t a_plain;
+    const char *b;
+    int64_t b_side; /* bytes to the next tile of columns */
+    int64_t n_steps;
+} operands;
+
+#define STEP_OF_A(s) (o->a + (o->a_step ? o->a_step[s] : (s) * o->a_plain))
+
+/* `two_m`, `two_n`: whether the second tiles are there. */
+static void multiply(float *c, int64_t ld, const operands *o, bool two_m, bool two_n, bool add)
+{
+    char *c0 = (char *)c, *c1 = (char *)(c + AMX_SIDE * ld);
+    const char *b0 = o->b, *b1 = b0 + o->b_side;
+
+    ld *= 4;
+    AMX_FENCE();
+    if (add) {
+        _tile_loadd(0, c0, ld);
+        _tile_loadd(1, c0 + AMX_ROW_BYTES, ld);
+        _tile_loadd(2, c1, ld);
+        _tile_loadd(3, c1 + AMX_ROW_BYTES, ld);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    if (two_m && two_n) {
+        for (int64_t s = 0; s < o->n_steps; s++, b0 += AMX_TILE_BYTES, b1 += AMX_TILE_BYTES) {
+            const char *a = STEP_OF_A(s);
+            _tile_loadd(6, b0, AMX_ROW_BYTES);
+            _tile_loadd(4, a, o->a_row);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, b1, AMX_ROW_BYTES);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, a + o->a_side, o->a_row);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    } else {
+        for (int64_t s = 0; s < o->n_steps; s++, b0 += AMX_TILE_BYTES, b1 += AMX_TILE_BYTES) {
+            const char *a = STEP_OF_A(s);
+            _tile_loadd(6, b0, AMX_ROW_BYTES);
+            _tile_loadd(4, a, o->a_row);
+            _tile_dpbf16ps(0, 4, 6);
+            if (two_n) {
+                _tile_loadd(7, b1, AMX_ROW_BYTES);
+                _tile_dpbf16ps(1, 4, 7);
+            }
+            if (two_m) {
+                _tile_loadd(5, a + o->a_side, o->a_row);
+                _tile_dpbf16ps(2, 5, 6);
+            }
+        }
+    }
+    _tile_stored(0, c0, ld);
+    _tile_stored(1, c0 + AMX_ROW_BYTES, ld);
+    _tile_stored(2, c1, ld);
+    _tile_stored(3, c1 + AMX_ROW_BYTES, ld);
+    AMX_FENCE();
+}
+
+static __mmask16 first_of(int64_t n)
+{
+    return n >= AMX_SIDE ? (__mmask16)0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
+}
+
+/* One row of 32 sums, n of which are wanted, to C from column col on. */
+AMX_INLINE void store_row(const gemm_amx_job *job, void *row, int64_t col, int64_t n, __m512 low,
+                          __m512 high)
+{
+    const __mmask16 m0 = first_of(n), m1 = first_of(n - AMX_SIDE);
+
+    if (job->c_type == AG_F32) {
+        float *dst = (float *)row + col;
+        if (job->add) {
+            low = _mm512_add_ps(low, _mm512_maskz_loadu_ps(m0, dst));
+            high = _mm512_add_ps(high, _mm512_maskz_loadu_ps(m1, dst + AMX_SIDE));
+        }
+        _mm512_mask_storeu_ps(dst, m0, low);
+        _mm512_mask_storeu_ps(dst + AMX_SIDE, m1, high);
+    } else {
+        uint16_t *dst = (uint16_t *)row + col;
+        if (job->add) {
+            low = _mm512_add_ps(low, amx_widen(_mm256_maskz_loadu_epi16(m0, dst)));
+            high = _mm512_add_ps(high, amx_widen(_mm256_maskz_loadu_epi16(m1, dst + AMX_SIDE)));
+        }
+        _mm512_mask_storeu_epi16(dst, (__mmask32)m1 << 16 | m0, amx_round_pair(low, high));
+    }
+}
+
+/* C [32][32] of rows row.. to its place. */
+static void store_block(const gemm_amx_job *job, const float *c, int64_t ld, int64_t row, int64_t col)
+{
+    const int64_t n = at_most(32, job->n - col), m = at_most(32, job->m - row);
+    __m512 bias0 = _mm512_setzero_ps(), bias1 = bias0;
+
+    if (job->bias) {
+        bias0 = _mm512_maskz_loadu_ps(first_of(n), job->bias + col);
+        bias1 = _mm512_maskz_loadu_ps(first_of(n - AMX_SIDE), job->bias + col + AMX_SIDE);
+    }
+    for (int64_t i = 0; i < m; i++, c += ld) {
+        const int64_t place = job->c_place ? job->c_place[row + i] : (row + i) * job->c_row;
+        if (place >= 0)
+            store_row(job, job->c + place, col, n, _mm512_add_ps(_mm512_load_ps(c), bias0),
+                      _mm512_add_ps(_mm512_load_ps(c + AMX_SIDE), bias1));
+    }
+}
+
+/* --- tasks ---------------------------------------------------------------------------------------------- */
+
+typedef struct worker {
+    const gemm_amx_job *job;
+    const plan *p;
+    const char *packed_a;
+    char *b;
+    float *c;
+    int64_t kept; /* column range that b holds; -1: none */
+} worker;
+
+/* 32 rows from `row` on, steps from `step` on. */
+static operands operands_at(const worker *w, int64_t row, int64_t step, int64_t n_steps)
+{
+    const gemm_amx_job *job = w->job;
+    operands o = {.b = w->b, .b_side = n_steps * AMX_TILE_BYTES, .n_steps = n_steps};
+
+    if (row < job->direct_rows) {
+        o.a = job->image_rows ? job->a + row / job->image_rows * job->image_bytes +
+                                    row % job->image_rows * job->a_row
+                              : job->a + row * job->a_row;
+        o.a_row = job->a_row;
+        o.a_side = AMX_SIDE * job->a_row;
+        o.a_plain = AMX_ROW_BYTES;
+        if (job->a_step)
+            o.a_step = job->a_step + step;
+        else
+            o.a += step * AMX_ROW_BYTES;
+    } else {
+        o.a = w->packed_a + ((row - job->direct_rows) * job->n_steps + step * GEMM_AMX_ROWS) * 64;
+        o.a_row = AMX_ROW_BYTES;
+        o.a_side = AMX_TILE_BYTES;
+        o.a_plain = 2 * AMX_TILE_BYTES;
+    }
+    return o;
+}
+
+static void run_task(worker *w, int64_t row_range, int64_t column_range)
+{
+    const gemm_amx_job *job = w->job;
+    const plan *p = w->p;
+    const int64_t row0 = row_range * p->rows, row_end = at_most(job->m, row0 + p->rows);
+    const int64_t col0 = column_range * p->columns, n_cols = at_most(p->columns, job->n - col0);
+
+    for (int64_t step = 0; step < job->n_steps; step += p->block) {
+        const int64_t n_steps = at_most(p->block, job->n_steps - step);
+        const bool last = step + n_steps == job->n_steps;
+
+        if (p->n_blocks > 1 || w->kept != column_range)
+            job->pack_b(job, w->b, step, n_steps, col0, n_cols);
+        w->kept = column_range;
+        for (int64_t row = row0; row < row_end; row += GEMM_AMX_ROWS) {
+            operands o = operands_at(w, row, step, n_steps);
+            for (int64_t col = 0; col < n_cols; col += 32, o.b += 2 * o.b_side) {
+                float *c = p->n_blocks > 1 ? w->c + (row - row0) * p->ld_c + col : w->c;
+                multiply(c, p->ld_c, &o, row_end - row > AMX_SIDE, n_cols - col > AMX_SIDE, step > 0);
+                if (last)
+                    store_block(job, c, p->ld_c, row, col0 + col);
+            }
+        }
+    }
+}
+
+void gemm_amx_run(const gemm_amx_job *job, void *scratch, int n_threads)
+{
+    const plan p = plan_of(job, n_threads);
+    const int64_t packed_blocks = p.packed_rows / GEMM_AMX_ROWS;
+
+#pragma omp parallel num_threads(n_threads)
+    {
+        char *own = (char *)scratch + p.a_bytes + (p.b_bytes + p.c_bytes) * (size_t)omp_get_thread_num();
+        worker w = {.job = job, .p = &p, .packed_a = scratch, .b = own, .c = (float *)(own + p.b_bytes),
+                    .kept = -1};
+
+        if (packed_blocks > 0) {
+#pragma omp for schedule(dynamic)
+            for (int64_t i = 0; i < packed_blocks; i++)
+                job->pack_a(job, (char *)scratch + i * GEMM_AMX_ROWS * job->n_steps * 64,
+                            job->direct_rows + i * GEMM_AMX_ROWS);
+        }
+        amx_begin();
+#pragma omp for schedule(dynamic, 1) nowait
+        for (int64_t t = 0; t < p.n_rows * p.n_columns; t++)
+            run_task(&w, t % p.n_rows, t / p.n_rows);
+        amx_end();
+    }
+}
+
+/* --- tiles of stored matrices ------------------------------------------------------------------------- */
+
+/* n (at most 32) numbers from element (i, j) on, rounded to bf16; zeros after them. */
+AMX_INLINE __m512i load_32(const gemm_amx_source *src, int64_t i, int64_t j, int64_t n)
+{
+    if (src->type == AG_BF16)
+        return amx_load_row((const uint16_t *)src->data + i * src->ld + j, n);
+    const float *at = (const float *)src->data + i * src->ld + j;
+    return amx_round_pair(_mm512_maskz_loadu_ps(first_of(n), at),
+                          _mm512_maskz_loadu_ps(first_of(n - AMX_SIDE), at + AMX_SIDE));
+}
+
+/* Numbers (i, j..) and (i + 1, j..), n (at most 16) each, in pairs; rows from n_rows on are zeros. */
+AMX_INLINE __m512i load_pairs(const gemm_amx_source *src, int64_t i, int64_t j, int64_t n, int64_t n_rows)
+{
+    const __mmask16 even = i < n_rows ? first_of(n) : 0, odd = i + 1 < n_rows ? first_of(n) : 0;
+
+    if (src->type == AG_BF16) {
+        const uint16_t *at = (const uint16_t *)src->data + i * src->ld + j;
+        return amx_pair_rows(_mm512_castsi256_si512(_mm256_maskz_loadu_epi16(even, at)),
+                             _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(odd, at + src->ld)));
+    }
+    const float *at = (const float *)src->data + i * src->ld + j;
+    const __m512i both = amx_round_pair(_mm512_maskz_loadu_ps(even, at),
+                                        _mm512_maskz_loadu_ps(odd, at + src->ld));
+    return amx_pair_rows(both, _mm512_castsi256_si512(_mm512_extracti64x4_epi64(both, 1)));
+}
+
+AMX_INLINE void fetch(const gemm_amx_source *src, int64_t i, int64_t j)
+{
+    const char *at = (const char *)src->data + (i * src->ld + j) * (src->type == AG_BF16 ? 2 : 4);
+    _mm_prefetch(at, _MM_HINT_T0);
+}
+
+void gemm_amx_rows_across(void *dst, const gemm_amx_source *src, int64_t row, int64_t k0, int64_t m,
+                          int64_t k)
+{
+    for (int64_t i = 0; i < AMX_SIDE; i++)
+        _mm512_store_si512((char *)dst + i * AMX_ROW_BYTES,
+                           i < m ? load_32(src, row + i, k0, k) : _mm512_setzero_si512());
+}
+
+void gemm_amx_tile_across(void *dst, const gemm_amx_source *src, int64_t col, int64_t k0, int64_t n,
+                          int64_t k)
+{
+    __m512i r[AMX_SIDE];
+
+    for (int64_t i = 0; i < AMX_SIDE; i++) {
+        fetch(src, col + i, k0 + ACROSS_AHEAD);
+        fetch(src, col + i, k0 + ACROSS_AHEAD + 16);
+        r[i] = i < n ? load_32(src, col + i, k0, k) : _mm512_setzero_si512();
+    }
+    amx_transpose(r);
+    amx_store_tile(dst, r);
+}
+
+/* Row by row: the rows may be far apart, and each is walked along once. */
+void gemm_amx_band_down(void *dst, int64_t side, const gemm_amx_source *src, int64_t k0, int64_t col,
+                        int64_t k, int64_t n)
+{
+    for (int64_t i = 0; i < AMX_SIDE; i++) {
+        char *to = (char *)dst + i * AMX_ROW_BYTES;
+        for (int64_t j = 0; j < n; j += AMX_SIDE, to += side) {
+            fetch(src, k0 + 2 * i + DOWN_AHEAD, col + j);
+            fetch(src, k0 + 2 * i + DOWN_AHEAD + 1, col + j);
+            _mm512_store_si512(to, load_pairs(src, k0 + 2 * i, col + j, n - j, k0 + k));
+        }
+    }
+}
+
+void gemm_amx_rows_down(void *dst, const gemm_amx_source *src, int64_t k0, int64_t row, int64_t k,
+                        int64_t m)
+{
+    __m512i r[AMX_SIDE];
+
+    for (int64_t i = 0; i < AMX_SIDE; i++)
+        r[i] = load_pairs(src, k0 + 2 * i, row, m, k0 + k);
+    amx_transpose(r);
+    amx_store_tile(dst, r);
+}
