@@ -2,10 +2,10 @@
 # The program from outside: what a mistake gets. One clear line that names what is wrong, the exit code of
 # its kind, and no file in the output's folder but kept posteriors.
 #
-# usage: tests/cli.sh AGEWRIGHT
+# usage: tests/cli.sh AGEWRIGHT; run where the sources are
 set -u
 agewright=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
-golden=$(cd "$(dirname "$0")" && pwd)/golden
+golden=$PWD/tests/golden
 folder=$(mktemp -d) || exit 1
 trap 'chmod -R u+w "$folder"; rm -rf "$folder"' EXIT
 cd "$folder" || exit 1

@@ -195,6 +195,16 @@ static void test_early(void **state)
     char place[300];
 
     (void)state; /* the model is not there: whoever speaks of something else spoke earlier */
+    o.lr_scheduler = OPT_PIECEWISE_CONSTANT;
+    o.lr_step_rules = "1:10;0.1";
+    run_words(&o, AG_EINVAL, "piecewise_constant", "1:10;0.1");
+    o.lr_scheduler = OPT_CONSTANT;
+    o.torch_rng = o.same_timestep = true;
+    run_words(&o, AG_EINVAL, "--torch_rng", "same_timestep");
+    o.torch_rng = o.same_timestep = false;
+    run_words(&o, AG_EIO, "nowhere", "");
+
+    o = options_of(&t, "sound", "early"); /* places, before a picture is encoded */
     o.report_to = "wandb";
     run_words(&o, AG_EINVAL, "--report_to wandb", "tensorboard");
     o.report_to = "tensorboard";
@@ -204,15 +214,6 @@ static void test_early(void **state)
     o.logging_dir = "logs";
     o.cache_dir = place;
     run_words(&o, AG_EIO, "training_ages.npy", "folder");
-    o.cache_dir = t.cache;
-    o.lr_scheduler = OPT_PIECEWISE_CONSTANT;
-    o.lr_step_rules = "1:10;0.1";
-    run_words(&o, AG_EINVAL, "piecewise_constant", "1:10;0.1");
-    o.lr_scheduler = OPT_CONSTANT;
-    o.torch_rng = o.same_timestep = true;
-    run_words(&o, AG_EINVAL, "--torch_rng", "same_timestep");
-    o.torch_rng = o.same_timestep = false;
-    run_words(&o, AG_EIO, "nowhere", "");
 
     o = options_of(&t, "sound", "sound");
     run_words(&o, AG_EINVAL, "--output_dir", "the model's own folder");

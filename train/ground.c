@@ -81,14 +81,19 @@ void train_ground_contexts(train_rows *batch, ag_ctx *ctx, train_ground *g, cons
 
 /* --- setting up --------------------------------------------------------------------------------------- */
 
-static ag_status check_rows(ag_ctx *ctx, const train_ground *g)
+/* What is wrong with the words of the command alone, whatever the model and the data. */
+static ag_status check_options(ag_ctx *ctx, const train_ground *g)
 {
+    const train_options *o = g->options;
     const int64_t most = TRAIN_MAX_ROWS / g->recipe->rows_per_sample;
+    const opt_schedule schedule = train_schedule(o, 1);
 
-    if (g->options->train_batch_size > most)
-        return ag_fail(ctx, AG_EINVAL, "--train_batch_size %lld: wanted at most %lld",
-                       (long long)g->options->train_batch_size, (long long)most);
-    return AG_OK;
+    if (g->recipe->check(ctx, o) != AG_OK || train_inversion_check(ctx, o) != AG_OK)
+        return ag_status_of(ctx);
+    if (o->train_batch_size > most)
+        return ag_fail(ctx, AG_EINVAL, "--train_batch_size %lld: wanted at most %lld", (long long)o->train_batch_size,
+                       (long long)most);
+    return opt_schedule_check(ctx, &schedule);
 }
 
 static ag_status make_calendar(ag_ctx *ctx, train_ground *g)
@@ -100,14 +105,12 @@ static ag_status make_calendar(ag_ctx *ctx, train_ground *g)
                                         .repeats = g->samples.repeats,
                                         .buckets = g->samples.buckets,
                                         .groups = g->samples.groups};
-    opt_schedule schedule;
 
     if (data_batches_new(&g->batches, ctx, g->samples.n, &order) != AG_OK)
         return ag_status_of(ctx);
     g->calendar = (train_calendar){.n_batches = data_batches_count(g->batches),
                                    .accumulation = o->gradient_accumulation_steps};
-    schedule = train_schedule(o, train_total_updates(&g->calendar, o->max_train_steps, o->num_train_epochs));
-    return opt_schedule_check(ctx, &schedule); /* now, and not after an hour of encoding */
+    return AG_OK;
 }
 
 /* Nothing in a real run. */
@@ -302,8 +305,7 @@ train_ground *train_ground_new(ag_ctx *ctx, const train_recipe *recipe, const tr
 
 ag_status train_ground_set_up(ag_ctx *ctx, train_ground *g)
 {
-    if (g->recipe->check(ctx, g->options) == AG_OK && check_rows(ctx, g) == AG_OK &&
-        train_inversion_check(ctx, g->options) == AG_OK &&
+    if (check_options(ctx, g) == AG_OK &&
         train_prompts_new(&g->prompts, ctx, (int)g->options->tokenizer_max_length) == AG_OK &&
         check_model(ctx, g) == AG_OK && g->recipe->open(ctx, g) == AG_OK &&
         train_held_out_open(ctx, g) == AG_OK && make_calendar(ctx, g) == AG_OK &&
