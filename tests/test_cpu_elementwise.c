@@ -337,9 +337,9 @@ static void geglu_of(int isa)
             want_du[at] = dy[i] * slope(AG_GELU, 0, g, 0);
             want_du[at + cols] = dy[i] * u[at] * slope(AG_GELU, 1, g, 0);
         }
-        cpu_geglu(y, u, rows, cols, 2, isa);
+        cpu_geglu(y, u, AG_F32, rows, cols, 2, isa);
         check_near("geglu", isa, y, want, rows * cols, 2e-7);
-        cpu_geglu_grad(u, u, dy, rows, cols, 2, isa);
+        cpu_geglu_grad(u, u, dy, AG_F32, rows, cols, 2, isa);
         check_near("geglu gradient", isa, u, want_du, rows * 2 * cols, 3e-7);
         free(u);
         free(dy);
@@ -348,10 +348,33 @@ static void geglu_of(int isa)
         free(want_du);
     }
 }
+/* In bf16: the f32 results of the same values, rounded. */
+static void geglu_bf16_of(int isa)
+{
+    enum { ROWS = 3, COLS = 37 };
+    uint64_t seed = 8;
+    float *wide = check_random(ROWS * COLS * 3, &seed, 0, 4), y[ROWS * COLS], du[ROWS * COLS * 2];
+    uint16_t half[ROWS * COLS * 3], half_y[ROWS * COLS], half_du[ROWS * COLS * 2];
+
+    for (int64_t i = 0; i < ROWS * COLS * 3; i++) {
+        half[i] = ag_bf16_of_f32(wide[i]);
+        wide[i] = ag_f32_of_bf16(half[i]);
+    }
+    cpu_geglu(y, wide, AG_F32, ROWS, COLS, 2, isa);
+    cpu_geglu(half_y, half, AG_BF16, ROWS, COLS, 2, isa);
+    cpu_geglu_grad(du, wide, wide + ROWS * COLS * 2, AG_F32, ROWS, COLS, 2, isa);
+    cpu_geglu_grad(half_du, half, half + ROWS * COLS * 2, AG_BF16, ROWS, COLS, 2, isa);
+    for (int64_t i = 0; i < ROWS * COLS; i++)
+        assert_int_equal(half_y[i], ag_bf16_of_f32(y[i]));
+    for (int64_t i = 0; i < ROWS * COLS * 2; i++)
+        assert_int_equal(half_du[i], ag_bf16_of_f32(du[i]));
+    free(wide);
+}
 static void test_geglu(void **state)
 {
     (void)state;
     check_each_isa(geglu_of);
+    check_each_isa(geglu_bf16_of);
 }
 
 /* --- element types ---------------------------------------------------------------------------- */

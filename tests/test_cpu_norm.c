@@ -5,6 +5,8 @@
  */
 #include "autograd/cpu/norm.h"
 
+#include "autograd/numbers.h"
+
 #include "tests/cpu_check.h"
 
 /* GroupNorm over [N,HW,C]; LayerNorm is N = R, HW = 1, G = 1; w NULL: only y. Returns sum(w y). */
@@ -85,9 +87,9 @@ static void compare_norm(const cpu_group_norm *s, bool layer, bool affine, int i
     want_dbeta = reference_slopes(bd, s->c, s, xd, gd, bd, wd);
     for (int n_threads = 1; n_threads <= 2; n_threads++) {
         if (layer) {
-            cpu_layer_norm_forward(y, mean, rstd, x, g, b, s->n, s->c, s->eps, n_threads, isa);
+            cpu_layer_norm_forward(y, mean, rstd, x, AG_F32, g, b, s->n, s->c, s->eps, n_threads, isa);
             scratch = check_scratch(cpu_layer_norm_grad_scratch(s->n, s->c, n_threads));
-            cpu_layer_norm_backward(dx, dgamma, dbeta, x, g, mean, rstd, w, s->n, s->c, scratch,
+            cpu_layer_norm_backward(dx, dgamma, dbeta, x, AG_F32, g, mean, rstd, w, s->n, s->c, scratch,
                                     n_threads, isa);
         } else {
             scratch = check_scratch(cpu_group_norm_scratch(s, n_threads));
@@ -123,6 +125,55 @@ static void compare_norm(const cpu_group_norm *s, bool layer, bool affine, int i
     free(want_dbeta);
 }
 
+/* In bf16: the f32 results of the same values, rounded; statistics and affine gradients the same bits. */
+static void norms_bf16_of(int isa)
+{
+    enum { N = 2, HW = 7, C = 84, TOTAL = N * HW * C };
+    uint64_t seed = 77;
+    float *x = check_random(TOTAL, &seed, 0.5, 1), *dy = check_random(TOTAL, &seed, 0, 1);
+    float *gamma = check_random(C, &seed, 1, 0.5), *beta = check_random(C, &seed, 0, 1);
+    uint16_t half_x[TOTAL], half_dy[TOTAL], half_y[TOTAL], half_dx[TOTAL];
+    float y[TOTAL], dx[TOTAL], stats[2][2][N * HW], affine[2][2][C];
+
+    for (int i = 0; i < TOTAL; i++) {
+        x[i] = ag_f32_of_bf16(half_x[i] = ag_bf16_of_f32(x[i]));
+        dy[i] = ag_f32_of_bf16(half_dy[i] = ag_bf16_of_f32(dy[i]));
+    }
+    for (int kind = 0; kind < 3; kind++) { /* GroupNorm, with SiLU, LayerNorm */
+        cpu_group_norm s = {.n = N, .hw = HW, .c = C, .groups = 7, .eps = 1e-5, .silu = kind == 1};
+        for (int half = 0; half < 2; half++) {
+            void *scratch = check_scratch(cpu_group_norm_scratch(&s, 2) + cpu_group_norm_grad_scratch(&s, 2) +
+                                          cpu_layer_norm_grad_scratch(N * HW, C, 2));
+            const void *px = half ? (void *)half_x : x, *pdy = half ? (void *)half_dy : dy;
+            void *py = half ? (void *)half_y : y, *pdx = half ? (void *)half_dx : dx;
+            float *mean = stats[half][0], *rstd = stats[half][1];
+            s.type = half ? AG_BF16 : AG_F32;
+            if (kind < 2) {
+                cpu_group_norm_forward(py, mean, rstd, &s, px, gamma, beta, scratch, 2, isa);
+                cpu_group_norm_backward(pdx, affine[half][0], affine[half][1], &s, px, gamma, beta, mean,
+                                        rstd, pdy, scratch, 2, isa);
+            } else {
+                cpu_layer_norm_forward(py, mean, rstd, px, s.type, gamma, beta, N * HW, C, 1e-5, 2, isa);
+                cpu_layer_norm_backward(pdx, affine[half][0], affine[half][1], px, s.type, gamma, mean,
+                                        rstd, pdy, N * HW, C, scratch, 2, isa);
+            }
+            free(scratch);
+        }
+        for (int i = 0; i < TOTAL; i++) {
+            assert_int_equal(half_y[i], ag_bf16_of_f32(y[i]));
+            assert_int_equal(half_dx[i], ag_bf16_of_f32(dx[i]));
+        }
+        check_same("mean", isa, stats[0][0], stats[1][0], kind < 2 ? N * 7 : N * HW);
+        check_same("rstd", isa, stats[0][1], stats[1][1], kind < 2 ? N * 7 : N * HW);
+        check_same("dgamma", isa, affine[0][0], affine[1][0], C);
+        check_same("dbeta", isa, affine[0][1], affine[1][1], C);
+    }
+    free(x);
+    free(dy);
+    free(gamma);
+    free(beta);
+}
+
 static void norms_of(int isa)
 {
     static const int64_t shape[][4] = {{1, 1, 1, 1}, {2, 5, 6, 3}, {1, 9, 21, 7},
@@ -144,6 +195,7 @@ static void test_norms(void **state)
 {
     (void)state;
     check_each_isa(norms_of);
+    check_each_isa(norms_bf16_of);
 }
 
 /* Many chunks and blocks, a mean of 10^4 with a spread of 10^-1, and an outlier: values only. */
@@ -173,12 +225,12 @@ static void hostile_of(int isa)
         check_near("hostile group norm", isa, y, want, total, kind == 1 ? 3e-6 : 1e-6);
         const cpu_group_norm rows = {.n = 2 * s.hw, .hw = 1, .c = s.c, .groups = 1, .eps = 1e-5};
         reference_norm(want, &rows, xd, gamma, beta, NULL);
-        cpu_layer_norm_forward(y, mean, rstd, x, NULL, NULL, rows.n, s.c, 1e-5, 2, isa);
+        cpu_layer_norm_forward(y, mean, rstd, x, AG_F32, NULL, NULL, rows.n, s.c, 1e-5, 2, isa);
         check_near("hostile layer norm", isa, y, want, total, kind == 1 ? 3e-6 : 1e-6);
         x[77] = NAN;
         cpu_group_norm_forward(y, mean, rstd, &s, x, NULL, NULL, scratch, 2, isa);
         assert_true(isnan(y[77]) && isnan(y[76]) && !isnan(y[0]));
-        cpu_layer_norm_forward(y, mean, rstd, x, NULL, NULL, rows.n, s.c, 1e-5, 2, isa);
+        cpu_layer_norm_forward(y, mean, rstd, x, AG_F32, NULL, NULL, rows.n, s.c, 1e-5, 2, isa);
         assert_true(isnan(y[77]) && isnan(y[0]) && !isnan(y[s.c]));
         free(x);
         free(xd);
@@ -215,14 +267,14 @@ static void sums_of(int isa)
         d[i] = check_floats(s.c);
     for (int layer = 0; layer < 2; layer++) {
         if (layer)
-            cpu_layer_norm_forward(y, mean, rstd, x, NULL, NULL, s.n * s.hw, s.c, 1e-5, 2, isa);
+            cpu_layer_norm_forward(y, mean, rstd, x, AG_F32, NULL, NULL, s.n * s.hw, s.c, 1e-5, 2, isa);
         else
             cpu_group_norm_forward(y, mean, rstd, &s, x, NULL, NULL, scratch, 2, isa);
         for (int n_threads = 1; n_threads <= 3; n_threads += 2) {
             float *dgamma = d[n_threads - 1], *dbeta = d[n_threads == 1 ? 1 : 3];
             float *to = n_threads == 1 ? dx1 : dx;
             if (layer)
-                cpu_layer_norm_backward(to, dgamma, dbeta, x, NULL, mean, rstd, dy, s.n * s.hw,
+                cpu_layer_norm_backward(to, dgamma, dbeta, x, AG_F32, NULL, mean, rstd, dy, s.n * s.hw,
                                         s.c, scratch, n_threads, isa);
             else
                 cpu_group_norm_backward(to, dgamma, dbeta, &s, x, NULL, NULL, mean, rstd, dy,

@@ -247,6 +247,10 @@ static void binary_piece_bf16(const cpu_elementwise_kernels *k, uint16_t *y, cpu
     enum { BITE = 1024 };
     float wide_a[BITE], wide_b[BITE];
 
+    if (kind == CPU_ADD) {
+        k->add_bf16(y, a, b, n);
+        return;
+    }
     for (int64_t at = 0; at < n; at += BITE) {
         const int64_t here = least(BITE, n - at);
 
@@ -265,23 +269,26 @@ void cpu_binary_bf16(uint16_t *y, cpu_binary_kind kind, const uint16_t *a, const
 
 /* --- rows ------------------------------------------------------------------------------------- */
 
-void cpu_geglu(float *y, const float *u, int64_t rows, int64_t cols, int n_threads, int isa)
+void cpu_geglu(void *y, const void *u, ag_dtype type, int64_t rows, int64_t cols, int n_threads, int isa)
 {
     const cpu_elementwise_kernels *k = cpu_elementwise_of(isa);
+    const int64_t row = cols * (type == AG_BF16 ? 2 : 4);
 
 #pragma omp parallel for num_threads(cpu_team(rows * cols, n_threads)) schedule(static)
     for (int64_t r = 0; r < rows; r++)
-        k->geglu_row(y + r * cols, u + r * 2 * cols, cols);
+        k->geglu_row((char *)y + r * row, (const char *)u + r * 2 * row, cols, type == AG_BF16);
 }
 
-void cpu_geglu_grad(float *du, const float *u, const float *dy, int64_t rows, int64_t cols,
+void cpu_geglu_grad(void *du, const void *u, const void *dy, ag_dtype type, int64_t rows, int64_t cols,
                     int n_threads, int isa)
 {
     const cpu_elementwise_kernels *k = cpu_elementwise_of(isa);
+    const int64_t row = cols * (type == AG_BF16 ? 2 : 4);
 
 #pragma omp parallel for num_threads(cpu_team(rows * cols, n_threads)) schedule(static)
     for (int64_t r = 0; r < rows; r++)
-        k->geglu_grad_row(du + r * 2 * cols, u + r * 2 * cols, dy + r * cols, cols);
+        k->geglu_grad_row((char *)du + r * 2 * row, (const char *)u + r * 2 * row,
+                          (const char *)dy + r * row, cols, type == AG_BF16);
 }
 
 void cpu_row_loss(float *out, ag_loss_kind kind, const float *p, const float *t, int64_t rows,

@@ -59,10 +59,11 @@ void cpu_binary(float *y, cpu_binary_kind kind, const float *a, const float *b, 
 void cpu_binary_bf16(uint16_t *y, cpu_binary_kind kind, const uint16_t *a, const uint16_t *b,
                      int64_t n, int n_threads, int isa);
 
-/* u [R,2C] = (a, g) -> y [R,C] = a gelu(g), gelu exact (erf). Shazeer 2020, arXiv:2002.05202. */
-void cpu_geglu(float *y, const float *u, int64_t rows, int64_t cols, int n_threads, int isa);
+/* u [R,2C] = (a, g) -> y [R,C] = a gelu(g), gelu exact (erf). Shazeer 2020, arXiv:2002.05202. All of
+ * `type`, AG_F32 or AG_BF16. */
+void cpu_geglu(void *y, const void *u, ag_dtype type, int64_t rows, int64_t cols, int n_threads, int isa);
 /* du [R,2C] = (dy gelu(g), dy a gelu'(g)); du may be u. */
-void cpu_geglu_grad(float *du, const float *u, const float *dy, int64_t rows, int64_t cols,
+void cpu_geglu_grad(void *du, const void *u, const void *dy, ag_dtype type, int64_t rows, int64_t cols,
                     int n_threads, int isa);
 
 /* y[e] = x[e] / (1 - p) where word e of the draw is at least 2^32 p, else 0; 0 <= p < 1. y may be x. */

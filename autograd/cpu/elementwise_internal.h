@@ -25,8 +25,9 @@ typedef struct cpu_elementwise_kernels {
     /* The piece begins at element `first` of the tensor, a multiple of 4. */
     void (*dropout)(float *y, const float *x, int64_t n, const ag_draw *draw, uint64_t first,
                     uint32_t smallest, float raise);
-    void (*geglu_row)(float *y, const float *u, int64_t cols);
-    void (*geglu_grad_row)(float *du, const float *u, const float *dy, int64_t cols);
+    void (*add_bf16)(uint16_t *y, const uint16_t *a, const uint16_t *b, int64_t n);
+    void (*geglu_row)(void *y, const void *u, int64_t cols, bool bf16);
+    void (*geglu_grad_row)(void *du, const void *u, const void *dy, int64_t cols, bool bf16);
     void (*to_bf16)(uint16_t *y, const float *x, int64_t n);
     void (*from_bf16)(float *y, const uint16_t *x, int64_t n);
     void (*to_f16)(uint16_t *y, const float *x, int64_t n);

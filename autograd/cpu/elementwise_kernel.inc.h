@@ -172,39 +172,49 @@ static void binary(float *y, cpu_binary_kind kind, const float *a, const float *
     }
 }
 
-static void geglu_row(float *y, const float *u, int64_t cols)
+/* a + b of bf16 numbers. */
+static void add_bf16(uint16_t *y, const uint16_t *a, const uint16_t *b, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += VEC_N)
+        vec_put(true, y, i, n - i, vec_add(vec_get(true, a, i, n - i), vec_get(true, b, i, n - i)));
+}
+
+VEC_INLINE void geglu_row_of(const bool bf16, void *y, const void *u, int64_t cols)
 {
     for (int64_t i = 0; i < cols; i += VEC_N) {
-        const int64_t n = cols - i;
-        if (n >= VEC_N)
-            vec_store(y + i, vec_mul(vec_load(u + i), gelu_0(vec_load(u + cols + i))));
-        else
-            vec_store_n(y + i, vec_mul(vec_load_n(u + i, n), gelu_0(vec_load_n(u + cols + i, n))),
-                        n);
+        const vec g = vec_get(bf16, u, cols + i, cols - i);
+        vec_put(bf16, y, i, cols - i, vec_mul(vec_get(bf16, u, i, cols - i), gelu_0(g)));
     }
 }
 
-static void geglu_grad_row(float *du, const float *u, const float *dy, int64_t cols)
+static void geglu_row(void *y, const void *u, int64_t cols, bool bf16)
+{
+    if (bf16)
+        geglu_row_of(true, y, u, cols);
+    else
+        geglu_row_of(false, y, u, cols);
+}
+
+VEC_INLINE void geglu_grad_row_of(const bool bf16, void *du, const void *u, const void *dy, int64_t cols)
 {
     for (int64_t i = 0; i < cols; i += VEC_N) {
         const int64_t n = cols - i;
-        const bool whole = n >= VEC_N;
-        const vec a = whole ? vec_load(u + i) : vec_load_n(u + i, n);
-        const vec g = whole ? vec_load(u + cols + i) : vec_load_n(u + cols + i, n);
-        const vec d = whole ? vec_load(dy + i) : vec_load_n(dy + i, n);
+        const vec a = vec_get(bf16, u, i, n), g = vec_get(bf16, u, cols + i, n);
+        const vec d = vec_get(bf16, dy, i, n);
         vec density;
         const vec phi = vec_normal(g, &density);
-        const vec da = vec_mul(d, vec_mul(g, phi));
-        const vec dg = vec_mul(vec_mul(d, a), vec_fma(g, density, phi));
 
-        if (whole) {
-            vec_store(du + i, da);
-            vec_store(du + cols + i, dg);
-        } else {
-            vec_store_n(du + i, da, n);
-            vec_store_n(du + cols + i, dg, n);
-        }
+        vec_put(bf16, du, i, n, vec_mul(d, vec_mul(g, phi)));
+        vec_put(bf16, du, cols + i, n, vec_mul(vec_mul(d, a), vec_fma(g, density, phi)));
     }
+}
+
+static void geglu_grad_row(void *du, const void *u, const void *dy, int64_t cols, bool bf16)
+{
+    if (bf16)
+        geglu_grad_row_of(true, du, u, dy, cols);
+    else
+        geglu_grad_row_of(false, du, u, dy, cols);
 }
 
 /* --- dropout ---------------------------------------------------------------------------------- */
@@ -229,14 +239,14 @@ static void dropout(float *y, const float *x, int64_t n, const ag_draw *draw, ui
 
 static void to_bf16(uint16_t *y, const float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++)
-        y[i] = ag_bf16_of_f32(x[i]);
+    for (int64_t i = 0; i < n; i += VEC_N)
+        vec_put(true, y, i, n - i, vec_get(false, x, i, n - i));
 }
 
 static void from_bf16(float *y, const uint16_t *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++)
-        y[i] = ag_f32_of_bf16(x[i]);
+    for (int64_t i = 0; i < n; i += VEC_N)
+        vec_put(false, y, i, n - i, vec_get(true, x, i, n - i));
 }
 
 static void to_f16(uint16_t *y, const float *x, int64_t n)
@@ -385,6 +395,7 @@ const cpu_elementwise_kernels VEC_NAME(cpu_elementwise) = {
     .axpy = axpy,
     .lerp = lerp,
     .binary = binary,
+    .add_bf16 = add_bf16,
     .geglu_row = geglu_row,
     .geglu_grad_row = geglu_grad_row,
     .dropout = dropout,

@@ -32,8 +32,8 @@ size_t cpu_group_norm_scratch(const cpu_group_norm *s, int n_threads)
            (size_t)(s->n * s->groups) * sizeof(moments);
 }
 
-void cpu_group_norm_forward(float *y, float *mean, float *rstd, const cpu_group_norm *s,
-                            const float *x, const float *gamma, const float *beta, void *scratch,
+void cpu_group_norm_forward(void *y, float *mean, float *rstd, const cpu_group_norm *s,
+                            const void *x, const float *gamma, const float *beta, void *scratch,
                             int n_threads, int isa)
 {
     kernels_of(isa)->group_forward(y, mean, rstd, s, x, gamma, beta, scratch, n_threads);
@@ -48,20 +48,21 @@ size_t cpu_group_norm_grad_scratch(const cpu_group_norm *s, int n_threads)
                                            (size_t)plan.chunk_floats * sizeof(float));
 }
 
-void cpu_group_norm_backward(float *dx, float *dgamma, float *dbeta, const cpu_group_norm *s,
-                             const float *x, const float *gamma, const float *beta,
-                             const float *mean, const float *rstd, const float *dy, void *scratch,
+void cpu_group_norm_backward(void *dx, float *dgamma, float *dbeta, const cpu_group_norm *s,
+                             const void *x, const float *gamma, const float *beta,
+                             const float *mean, const float *rstd, const void *dy, void *scratch,
                              int n_threads, int isa)
 {
     kernels_of(isa)->group_backward(dx, dgamma, dbeta, s, x, gamma, beta, mean, rstd, dy, scratch,
                                     n_threads);
 }
 
-void cpu_layer_norm_forward(float *y, float *mean, float *rstd, const float *x, const float *gamma,
-                            const float *beta, int64_t rows, int64_t cols, double eps,
-                            int n_threads, int isa)
+void cpu_layer_norm_forward(void *y, float *mean, float *rstd, const void *x, ag_dtype type,
+                            const float *gamma, const float *beta, int64_t rows, int64_t cols,
+                            double eps, int n_threads, int isa)
 {
-    kernels_of(isa)->layer_forward(y, mean, rstd, x, gamma, beta, rows, cols, eps, n_threads);
+    kernels_of(isa)->layer_forward(y, mean, rstd, x, type == AG_BF16, gamma, beta, rows, cols, eps,
+                                   n_threads);
 }
 
 size_t cpu_layer_norm_grad_scratch(int64_t rows, int64_t cols, int n_threads)
@@ -70,11 +71,11 @@ size_t cpu_layer_norm_grad_scratch(int64_t rows, int64_t cols, int n_threads)
     return (size_t)(cpu_norm_chunks(rows, cols) * 2 * cols) * (sizeof(double) + sizeof(float));
 }
 
-void cpu_layer_norm_backward(float *dx, float *dgamma, float *dbeta, const float *x,
+void cpu_layer_norm_backward(void *dx, float *dgamma, float *dbeta, const void *x, ag_dtype type,
                              const float *gamma, const float *mean, const float *rstd,
-                             const float *dy, int64_t rows, int64_t cols, void *scratch,
+                             const void *dy, int64_t rows, int64_t cols, void *scratch,
                              int n_threads, int isa)
 {
-    kernels_of(isa)->layer_backward(dx, dgamma, dbeta, x, gamma, mean, rstd, dy, rows, cols,
-                                    scratch, n_threads);
+    kernels_of(isa)->layer_backward(dx, dgamma, dbeta, x, type == AG_BF16, gamma, mean, rstd, dy,
+                                    rows, cols, scratch, n_threads);
 }

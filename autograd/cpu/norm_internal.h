@@ -12,19 +12,19 @@ typedef struct cpu_norm_kernels {
     void (*softmax)(float *y, const float *x, int64_t rows, int64_t cols, int n_threads);
     void (*softmax_grad)(float *dx, const float *y, const float *dy, int64_t rows, int64_t cols,
                          int n_threads);
-    void (*group_forward)(float *y, float *mean, float *rstd, const cpu_group_norm *s,
-                          const float *x, const float *gamma, const float *beta, void *scratch,
+    void (*group_forward)(void *y, float *mean, float *rstd, const cpu_group_norm *s,
+                          const void *x, const float *gamma, const float *beta, void *scratch,
                           int n_threads);
-    void (*group_backward)(float *dx, float *dgamma, float *dbeta, const cpu_group_norm *s,
-                           const float *x, const float *gamma, const float *beta,
-                           const float *mean, const float *rstd, const float *dy, void *scratch,
+    void (*group_backward)(void *dx, float *dgamma, float *dbeta, const cpu_group_norm *s,
+                           const void *x, const float *gamma, const float *beta,
+                           const float *mean, const float *rstd, const void *dy, void *scratch,
                            int n_threads);
-    void (*layer_forward)(float *y, float *mean, float *rstd, const float *x, const float *gamma,
-                          const float *beta, int64_t rows, int64_t cols, double eps,
-                          int n_threads);
-    void (*layer_backward)(float *dx, float *dgamma, float *dbeta, const float *x,
+    void (*layer_forward)(void *y, float *mean, float *rstd, const void *x, bool bf16,
+                          const float *gamma, const float *beta, int64_t rows, int64_t cols,
+                          double eps, int n_threads);
+    void (*layer_backward)(void *dx, float *dgamma, float *dbeta, const void *x, bool bf16,
                            const float *gamma, const float *mean, const float *rstd,
-                           const float *dy, int64_t rows, int64_t cols, void *scratch,
+                           const void *dy, int64_t rows, int64_t cols, void *scratch,
                            int n_threads);
 } cpu_norm_kernels;
 

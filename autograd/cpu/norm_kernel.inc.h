@@ -83,7 +83,7 @@ static void softmax_grad(float *dx, const float *y, const float *dy, int64_t row
 
 enum { RUN = 64 * VEC_N }; /* values that are summed in f32 */
 
-static double sum_row(const float *x, int64_t n)
+VEC_INLINE double sum_row(const bool bf16, const void *x, int64_t at, int64_t n)
 {
     double total = 0.0;
 
@@ -92,22 +92,23 @@ static double sum_row(const float *x, int64_t n)
         vec s0 = vec_set(0.0f), s1 = s0, s2 = s0, s3 = s0;
         int64_t i = i0;
         for (; i + 4 * VEC_N <= end; i += 4 * VEC_N) {
-            s0 = vec_add(s0, vec_load(x + i));
-            s1 = vec_add(s1, vec_load(x + i + VEC_N));
-            s2 = vec_add(s2, vec_load(x + i + 2 * VEC_N));
-            s3 = vec_add(s3, vec_load(x + i + 3 * VEC_N));
+            s0 = vec_add(s0, vec_get(bf16, x, at + i, VEC_N));
+            s1 = vec_add(s1, vec_get(bf16, x, at + i + VEC_N, VEC_N));
+            s2 = vec_add(s2, vec_get(bf16, x, at + i + 2 * VEC_N, VEC_N));
+            s3 = vec_add(s3, vec_get(bf16, x, at + i + 3 * VEC_N, VEC_N));
         }
         for (; i + VEC_N <= end; i += VEC_N)
-            s0 = vec_add(s0, vec_load(x + i));
+            s0 = vec_add(s0, vec_get(bf16, x, at + i, VEC_N));
         if (i < end)
-            s1 = vec_add(s1, vec_load_n(x + i, end - i));
+            s1 = vec_add(s1, vec_get(bf16, x, at + i, end - i));
         total += (double)vec_sum(vec_add(vec_add(s0, s1), vec_add(s2, s3)));
     }
     return total;
 }
 
 /* Sums of d = x - shift and of d^2. */
-static void moments_row(double *sum, double *sum_sq, const float *x, int64_t n, float shift)
+VEC_INLINE void moments_row(const bool bf16, double *sum, double *sum_sq, const void *x, int64_t at,
+                            int64_t n, float shift)
 {
     const vec from = vec_set(shift);
 
@@ -117,16 +118,15 @@ static void moments_row(double *sum, double *sum_sq, const float *x, int64_t n, 
         vec s0 = vec_set(0.0f), s1 = s0, q0 = s0, q1 = s0;
         int64_t i = i0;
         for (; i + 2 * VEC_N <= end; i += 2 * VEC_N) {
-            const vec d0 = vec_sub(vec_load(x + i), from);
-            const vec d1 = vec_sub(vec_load(x + i + VEC_N), from);
+            const vec d0 = vec_sub(vec_get(bf16, x, at + i, VEC_N), from);
+            const vec d1 = vec_sub(vec_get(bf16, x, at + i + VEC_N, VEC_N), from);
             s0 = vec_add(s0, d0);
             q0 = vec_fma(d0, d0, q0);
             s1 = vec_add(s1, d1);
             q1 = vec_fma(d1, d1, q1);
         }
         for (; i < end; i += VEC_N) {
-            const vec d = vec_sub(end - i >= VEC_N ? vec_load(x + i)
-                                                   : vec_load_or(x + i, end - i, shift), from);
+            const vec d = vec_sub(vec_fill_up(vec_get(bf16, x, at + i, end - i), end - i, shift), from);
             s0 = vec_add(s0, d);
             q0 = vec_fma(d, d, q0);
         }
@@ -135,63 +135,86 @@ static void moments_row(double *sum, double *sum_sq, const float *x, int64_t n, 
     }
 }
 
-static void layer_forward(float *y, float *mean, float *rstd, const float *x, const float *gamma,
-                          const float *beta, int64_t rows, int64_t cols, double eps, int n_threads)
+/* y = ((x - shift) a + b) gamma + beta, n columns from i on of the row at element `at`. */
+VEC_INLINE void layer_apply(const bool bf16, void *y, const void *x, int64_t at, int64_t i, int64_t n,
+                            float shift, vec a, vec b, const float *gamma, const float *beta)
+{
+    vec z = vec_fma(vec_sub(vec_get(bf16, x, at + i, n), vec_set(shift)), a, b);
+
+    if (gamma)
+        z = vec_mul(z, vec_get(false, gamma, i, n));
+    if (beta)
+        z = vec_add(z, vec_get(false, beta, i, n));
+    vec_put(bf16, y, at + i, n, z);
+}
+
+VEC_INLINE void layer_forward_row(const bool bf16, void *y, float *mean, float *rstd, const void *x,
+                                  int64_t at, const float *gamma, const float *beta, int64_t cols,
+                                  double eps)
+{
+    const double n = (double)cols;
+    const float shift = (float)(sum_row(bf16, x, at, cols) / n);
+    double sum, sum_sq, inverse;
+
+    moments_row(bf16, &sum, &sum_sq, x, at, cols, shift);
+    inverse = 1.0 / sqrt(fmax(sum_sq / n - sum / n * (sum / n), 0.0) + eps);
+    if (sum_sq != sum_sq) /* fmax drops a NaN */
+        inverse = sum_sq;
+    *mean = (float)(shift + sum / n);
+    *rstd = (float)inverse;
+    const vec a = vec_set((float)inverse), b = vec_set((float)(-sum / n * inverse));
+    int64_t i = 0;
+    for (; i + VEC_N <= cols; i += VEC_N)
+        layer_apply(bf16, y, x, at, i, VEC_N, shift, a, b, gamma, beta);
+    if (i < cols)
+        layer_apply(bf16, y, x, at, i, cols - i, shift, a, b, gamma, beta);
+}
+
+static void layer_forward(void *y, float *mean, float *rstd, const void *x, bool bf16,
+                          const float *gamma, const float *beta, int64_t rows, int64_t cols,
+                          double eps, int n_threads)
 {
 #pragma omp parallel for num_threads(n_threads) schedule(static)
     for (int64_t r = 0; r < rows; r++) {
-        const float *xr = x + r * cols;
-        float *yr = y + r * cols;
-        const double n = (double)cols;
-        const float shift = (float)(sum_row(xr, cols) / n);
-        double sum, sum_sq, inverse;
-
-        moments_row(&sum, &sum_sq, xr, cols, shift);
-        inverse = 1.0 / sqrt(fmax(sum_sq / n - sum / n * (sum / n), 0.0) + eps);
-        if (sum_sq != sum_sq) /* fmax drops a NaN */
-            inverse = sum_sq;
-        mean[r] = (float)(shift + sum / n);
-        rstd[r] = (float)inverse;
-        const float a = (float)inverse, b = (float)(-sum / n * inverse);
-        for (int64_t i = 0; i < cols; i++)
-            yr[i] = ((xr[i] - shift) * a + b) * (gamma ? gamma[i] : 1.0f) + (beta ? beta[i] : 0.0f);
+        if (bf16)
+            layer_forward_row(true, y, mean + r, rstd + r, x, r * cols, gamma, beta, cols, eps);
+        else
+            layer_forward_row(false, y, mean + r, rstd + r, x, r * cols, gamma, beta, cols, eps);
     }
 }
 
-/* One row of LayerNorm's gradient; sums are [2][cols] of dy and dy xhat, or NULL. */
-static void layer_backward_row(float *dx, float *sums, const float *x, const float *gamma,
-                               float mean, float rstd, const float *dy, int64_t cols)
+/* One row of LayerNorm's gradient, from element `at` on; sums are [2][cols] of dy and dy xhat, or NULL. */
+VEC_INLINE void layer_backward_row(const bool bf16, void *dx, float *sums, const void *x,
+                                   const float *gamma, float mean, float rstd, const void *dy, int64_t at,
+                                   int64_t cols)
 {
     vec a = vec_set(0.0f), b = vec_set(0.0f);
-    float mean_a, mean_b;
 
     for (int64_t i = 0; i < cols; i += VEC_N) {
-        const int64_t n = least(VEC_N, cols - i);
-        const bool whole = n == VEC_N;
-        const vec xi = whole ? vec_load(x + i) : vec_load_or(x + i, n, mean);
-        const vec d = whole ? vec_load(dy + i) : vec_load_n(dy + i, n);
+        const int64_t n = cols - i;
+        const vec xi = vec_fill_up(vec_get(bf16, x, at + i, n), n, mean);
+        const vec d = vec_get(bf16, dy, at + i, n);
         const vec hat = vec_mul(vec_sub(xi, vec_set(mean)), vec_set(rstd));
-        vec gd = d;
+        const vec gd = gamma ? vec_mul(d, vec_get(false, gamma, i, n)) : d;
 
-        if (gamma)
-            gd = vec_mul(d, whole ? vec_load(gamma + i) : vec_load_n(gamma + i, n));
         a = vec_add(a, gd);
         b = vec_fma(gd, hat, b);
-        if (sums && whole) {
-            vec_store(sums + i, vec_add(vec_load(sums + i), d));
-            vec_store(sums + cols + i, vec_fma(d, hat, vec_load(sums + cols + i)));
-        } else if (sums) {
-            vec_store_n(sums + i, vec_add(vec_load_n(sums + i, n), d), n);
-            vec_store_n(sums + cols + i, vec_fma(d, hat, vec_load_n(sums + cols + i, n)), n);
+        if (sums) {
+            vec_put(false, sums, i, n, vec_add(vec_get(false, sums, i, n), d));
+            vec_put(false, sums, cols + i, n, vec_fma(d, hat, vec_get(false, sums, cols + i, n)));
         }
     }
     if (!dx)
         return;
-    mean_a = vec_sum(a) / (float)cols;
-    mean_b = vec_sum(b) / (float)cols;
-    for (int64_t i = 0; i < cols; i++) {
-        const float hat = (x[i] - mean) * rstd;
-        dx[i] = rstd * ((gamma ? gamma[i] : 1.0f) * dy[i] - mean_a - hat * mean_b);
+    const vec mean_a = vec_set(vec_sum(a) / (float)cols), mean_b = vec_set(vec_sum(b) / (float)cols);
+    for (int64_t i = 0; i < cols; i += VEC_N) {
+        const int64_t n = cols - i;
+        const vec hat = vec_mul(vec_sub(vec_get(bf16, x, at + i, n), vec_set(mean)), vec_set(rstd));
+        vec gd = vec_get(bf16, dy, at + i, n);
+        if (gamma)
+            gd = vec_mul(gd, vec_get(false, gamma, i, n));
+        vec_put(bf16, dx, at + i, n,
+                vec_mul(vec_set(rstd), vec_fnma(hat, mean_b, vec_sub(gd, mean_a))));
     }
 }
 
@@ -204,9 +227,9 @@ static void flush(double *total, float *sums, int64_t n)
     }
 }
 
-static void layer_backward(float *dx, float *dgamma, float *dbeta, const float *x,
+static void layer_backward(void *dx, float *dgamma, float *dbeta, const void *x, bool bf16,
                            const float *gamma, const float *mean, const float *rstd,
-                           const float *dy, int64_t rows, int64_t cols, void *scratch,
+                           const void *dy, int64_t rows, int64_t cols, void *scratch,
                            int n_threads)
 {
     const int64_t chunks = cpu_norm_chunks(rows, cols);
@@ -223,8 +246,10 @@ static void layer_backward(float *dx, float *dgamma, float *dbeta, const float *
         const int64_t r0 = k * rows / chunks, r1 = (k + 1) * rows / chunks;
 
         for (int64_t r = r0; r < r1; r++) {
-            layer_backward_row(dx ? dx + r * cols : NULL, sum, x + r * cols, gamma, mean[r],
-                               rstd[r], dy + r * cols, cols);
+            if (bf16)
+                layer_backward_row(true, dx, sum, x, gamma, mean[r], rstd[r], dy, r * cols, cols);
+            else
+                layer_backward_row(false, dx, sum, x, gamma, mean[r], rstd[r], dy, r * cols, cols);
             if (sum && ((r - r0) % 128 == 127 || r == r1 - 1))
                 flush(total, sum, 2 * cols);
         }
@@ -243,60 +268,65 @@ static void layer_backward(float *dx, float *dgamma, float *dbeta, const float *
 
 enum { STRIP = 4 };
 
-/* Column sums over rows [n_rows][cols] of d = x - shift, with shift [cols] or NULL (zeros), and,
- * when sum_sq is not NULL, of d^2. */
-VEC_INLINE void column_strip(float *sum, float *sum_sq, const float *x, const float *shift,
-                             int64_t n_rows, int64_t cols, const int n_vec, bool squares)
+/* Column sums over rows [n_rows][cols] from element `at` on of d = x - shift, with shift [cols] or NULL
+ * (zeros), and, when sum_sq is not NULL, of d^2; n (at most n_vec vectors) columns from c on. */
+VEC_INLINE void column_strip(const bool bf16, const int n_vec, float *sum, float *sum_sq, const void *x,
+                             int64_t at, const float *shift, int64_t n_rows, int64_t cols, int64_t n)
 {
     vec from[STRIP], a[STRIP], q[STRIP];
 
 #pragma GCC unroll 8
     for (int v = 0; v < n_vec; v++) {
-        from[v] = shift ? vec_load(shift + v * VEC_N) : vec_set(0.0f);
+        from[v] = shift ? vec_get(false, shift, v * VEC_N, n - v * VEC_N) : vec_set(0.0f);
         a[v] = q[v] = vec_set(0.0f);
     }
     for (int64_t r = 0; r < n_rows; r++)
 #pragma GCC unroll 8
         for (int v = 0; v < n_vec; v++) {
-            const vec d = vec_sub(vec_load(x + r * cols + v * VEC_N), from[v]);
+            const vec d = vec_sub(vec_get(bf16, x, at + r * cols + v * VEC_N, n - v * VEC_N), from[v]);
             a[v] = vec_add(a[v], d);
-            if (squares)
+            if (sum_sq)
                 q[v] = vec_fma(d, d, q[v]);
         }
 #pragma GCC unroll 8
     for (int v = 0; v < n_vec; v++) {
-        vec_store(sum + v * VEC_N, a[v]);
-        if (squares)
-            vec_store(sum_sq + v * VEC_N, q[v]);
+        vec_put(false, sum, v * VEC_N, n - v * VEC_N, a[v]);
+        if (sum_sq)
+            vec_put(false, sum_sq, v * VEC_N, n - v * VEC_N, q[v]);
     }
 }
 
-static void column_sums(float *sum, float *sum_sq, const float *x, const float *shift,
-                        int64_t n_rows, int64_t cols)
+VEC_INLINE void column_sums_of(const bool bf16, const bool squares, float *sum, float *sum_sq,
+                               const void *x, int64_t at, const float *shift, int64_t n_rows, int64_t cols)
 {
     int64_t c = 0;
 
     for (; c + STRIP * VEC_N <= cols; c += STRIP * VEC_N)
-        if (sum_sq)
-            column_strip(sum + c, sum_sq + c, x + c, shift + c, n_rows, cols, STRIP, true);
-        else
-            column_strip(sum + c, NULL, x + c, NULL, n_rows, cols, STRIP, false);
+        column_strip(bf16, STRIP, sum + c, squares ? sum_sq + c : NULL, x, at + c,
+                     squares ? shift + c : NULL, n_rows, cols, STRIP * VEC_N);
     for (; c + VEC_N <= cols; c += VEC_N)
-        if (sum_sq)
-            column_strip(sum + c, sum_sq + c, x + c, shift + c, n_rows, cols, 1, true);
-        else
-            column_strip(sum + c, NULL, x + c, NULL, n_rows, cols, 1, false);
-    for (; c < cols; c++) {
-        float a = 0.0f, q = 0.0f;
-        for (int64_t r = 0; r < n_rows; r++) {
-            const float d = x[r * cols + c] - (shift ? shift[c] : 0.0f);
-            a += d;
-            q += d * d;
-        }
-        sum[c] = a;
-        if (sum_sq)
-            sum_sq[c] = q;
-    }
+        column_strip(bf16, 1, sum + c, squares ? sum_sq + c : NULL, x, at + c, squares ? shift + c : NULL,
+                     n_rows, cols, VEC_N);
+    if (c < cols)
+        column_strip(bf16, 1, sum + c, squares ? sum_sq + c : NULL, x, at + c, squares ? shift + c : NULL,
+                     n_rows, cols, cols - c);
+}
+
+static void column_sums(bool bf16, float *sum, const void *x, int64_t at, int64_t n_rows, int64_t cols)
+{
+    if (bf16)
+        column_sums_of(true, false, sum, NULL, x, at, NULL, n_rows, cols);
+    else
+        column_sums_of(false, false, sum, NULL, x, at, NULL, n_rows, cols);
+}
+
+static void column_squares(bool bf16, float *sum, float *sum_sq, const void *x, int64_t at,
+                           const float *shift, int64_t n_rows, int64_t cols)
+{
+    if (bf16)
+        column_sums_of(true, true, sum, sum_sq, x, at, shift, n_rows, cols);
+    else
+        column_sums_of(false, true, sum, sum_sq, x, at, shift, n_rows, cols);
 }
 
 static double sum_doubles(const float *x, int64_t n)
@@ -323,10 +353,11 @@ static void moments_join(moments *into, moments more)
     into->n = n;
 }
 
-/* Moments of the groups over rows [n_rows][C]; work is [4][C]. */
-static void chunk_moments(moments *out, const cpu_group_norm *s, const float *x, int64_t n_rows,
-                          float *work)
+/* Moments of the groups over rows [n_rows][C] from element `at` on; work is [4][C]. */
+static void chunk_moments(moments *out, const cpu_group_norm *s, const void *x, int64_t at,
+                          int64_t n_rows, float *work)
 {
+    const bool bf16 = s->type == AG_BF16;
     const int64_t width = s->c / s->groups, block = cpu_norm_block_rows(s->c);
     float *sum = work, *sum_sq = work + s->c, *shift = work + 2 * s->c;
 
@@ -336,13 +367,13 @@ static void chunk_moments(moments *out, const cpu_group_norm *s, const float *x,
         const int64_t rows = least(block, n_rows - r);
         const double n = (double)(rows * width);
 
-        column_sums(sum, NULL, x + r * s->c, NULL, rows, s->c);
+        column_sums(bf16, sum, x, at + r * s->c, rows, s->c);
         for (int64_t g = 0; g < s->groups; g++) {
             const float mean = (float)(sum_doubles(sum + g * width, width) / n);
             for (int64_t i = 0; i < width; i++)
                 shift[g * width + i] = mean;
         }
-        column_sums(sum, sum_sq, x + r * s->c, shift, rows, s->c);
+        column_squares(bf16, sum, sum_sq, x, at + r * s->c, shift, rows, s->c);
         for (int64_t g = 0; g < s->groups; g++) {
             const double d = sum_doubles(sum + g * width, width);
             const double q = sum_doubles(sum_sq + g * width, width);
@@ -351,26 +382,38 @@ static void chunk_moments(moments *out, const cpu_group_norm *s, const float *x,
     }
 }
 
-/* y = (x - shift) a + b by channel, then SiLU. */
-static void normalise_row(float *y, const float *x, const float *shift, const float *a,
-                          const float *b, int64_t cols, bool with_silu)
+/* y = (x - shift) a + b by channel, then SiLU; the row from element `at` on. */
+VEC_INLINE void normalise_row_of(const bool bf16, const bool with_silu, void *y, const void *x, int64_t at,
+                                 const float *shift, const float *a, const float *b, int64_t cols)
 {
     for (int64_t c = 0; c < cols; c += VEC_N) {
         const int64_t n = cols - c;
-        if (n >= VEC_N) {
-            const vec z = vec_fma(vec_sub(vec_load(x + c), vec_load(shift + c)), vec_load(a + c),
-                                  vec_load(b + c));
-            vec_store(y + c, with_silu ? vec_silu(z) : z);
-        } else {
-            const vec z = vec_fma(vec_sub(vec_load_n(x + c, n), vec_load_n(shift + c, n)),
-                                  vec_load_n(a + c, n), vec_load_n(b + c, n));
-            vec_store_n(y + c, with_silu ? vec_silu(z) : z, n);
-        }
+        const vec z = vec_fma(vec_sub(vec_get(bf16, x, at + c, n), vec_get(false, shift, c, n)),
+                              vec_get(false, a, c, n), vec_get(false, b, c, n));
+        vec_put(bf16, y, at + c, n, with_silu ? vec_silu(z) : z);
     }
 }
 
-static void group_forward(float *y, float *mean, float *rstd, const cpu_group_norm *s,
-                          const float *x, const float *gamma, const float *beta, void *scratch,
+#define OF_TYPE_AND_SILU(f, s, ...)                                                               \
+    do {                                                                                          \
+        if ((s)->type == AG_BF16 && (s)->silu)                                                    \
+            f(true, true, __VA_ARGS__);                                                           \
+        else if ((s)->type == AG_BF16)                                                            \
+            f(true, false, __VA_ARGS__);                                                          \
+        else if ((s)->silu)                                                                       \
+            f(false, true, __VA_ARGS__);                                                          \
+        else                                                                                      \
+            f(false, false, __VA_ARGS__);                                                         \
+    } while (0)
+
+static void normalise_row(const cpu_group_norm *s, void *y, const void *x, int64_t at, const float *shift,
+                          const float *a, const float *b)
+{
+    OF_TYPE_AND_SILU(normalise_row_of, s, y, x, at, shift, a, b, s->c);
+}
+
+static void group_forward(void *y, float *mean, float *rstd, const cpu_group_norm *s,
+                          const void *x, const float *gamma, const float *beta, void *scratch,
                           int n_threads)
 {
     const cpu_group_norm_plan plan = cpu_group_norm_plan_of(s, false);
@@ -384,8 +427,8 @@ static void group_forward(float *y, float *mean, float *rstd, const cpu_group_no
         for (int64_t t = 0; t < tasks; t++) {
             const int64_t k = t % plan.chunks;
             const int64_t r0 = k * s->hw / plan.chunks, r1 = (k + 1) * s->hw / plan.chunks;
-            chunk_moments(parts + t * s->groups, s, x + (t / plan.chunks * s->hw + r0) * s->c,
-                          r1 - r0, work + t * plan.chunk_floats);
+            chunk_moments(parts + t * s->groups, s, x, (t / plan.chunks * s->hw + r0) * s->c, r1 - r0,
+                          work + t * plan.chunk_floats);
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < s->n * s->groups; i++) {
@@ -414,7 +457,7 @@ static void group_forward(float *y, float *mean, float *rstd, const cpu_group_no
                 b[c] = (float)((beta ? beta[c] : 0.0) - (m->mean - shift[c]) * slope);
             }
             for (int64_t r = sample * s->hw + r0; r < sample * s->hw + r1; r++)
-                normalise_row(y + r * s->c, x + r * s->c, shift, a, b, s->c, s->silu);
+                normalise_row(s, y, x, r * s->c, shift, a, b);
         }
     }
 }
@@ -443,70 +486,63 @@ static channel_terms terms_at(float *work, const cpu_group_norm *s, const float 
     return t;
 }
 
-/* xhat and the gradient by z = gamma xhat + beta. */
-VEC_INLINE vec z_gradient(vec *hat, vec x, vec d, const channel_terms *t, int64_t c, bool with_silu)
+/* xhat and the gradient by z = gamma xhat + beta of channels c.., n of them; element `at` on. */
+VEC_INLINE vec z_gradient(const bool bf16, const bool with_silu, vec *hat, const void *x, const void *dy,
+                          int64_t at, const channel_terms *t, int64_t c, int64_t n)
 {
-    *hat = vec_mul(vec_sub(x, vec_load(t->mean + c)), vec_load(t->rstd + c));
+    const vec d = vec_get(bf16, dy, at + c, n);
+    const vec from_mean = vec_sub(vec_get(bf16, x, at + c, n), vec_get(false, t->mean, c, n));
+
+    *hat = vec_mul(from_mean, vec_get(false, t->rstd, c, n));
     if (!with_silu)
         return d;
-    return vec_mul(d, vec_silu_slope(vec_fma(*hat, vec_load(t->gamma + c),
-                                             vec_load(t->beta + c))));
+    return vec_mul(d, vec_silu_slope(vec_fma(*hat, vec_get(false, t->gamma, c, n),
+                                             vec_get(false, t->beta, c, n))));
 }
 
-static float z_gradient_1(float *hat, float x, float d, const channel_terms *t, int64_t c,
-                          bool with_silu)
+/* Add dz and dz xhat of one row to sums [2][C]. In f32 dz waits in dx, when that is wanted: it costs an
+ * exponential. */
+VEC_INLINE void gradient_sums_of(const bool bf16, const bool with_silu, float *sums, void *dx,
+                                 const void *x, const void *dy, int64_t at, const channel_terms *t,
+                                 int64_t cols)
 {
-    *hat = (x - t->mean[c]) * t->rstd[c];
-    if (with_silu) {
-        const float z = *hat * t->gamma[c] + t->beta[c], sig = 1.0f / (1.0f + expf(-z));
-        d *= sig * (1.0f + z * (1.0f - sig));
-    }
-    return d;
-}
-
-/* Add dz and dz xhat of one row to sums [2][C]; keep dz unless `keep` is NULL. */
-static void add_gradient_sums(float *sums, float *keep, const cpu_group_norm *s, const float *x,
-                              const float *dy, const channel_terms *t)
-{
-    int64_t c = 0;
-
-    for (; c + VEC_N <= s->c; c += VEC_N) {
-        float *a = sums + c, *b = sums + s->c + c;
+    for (int64_t c = 0; c < cols; c += VEC_N) {
+        const int64_t n = cols - c;
         vec hat;
-        const vec dz = z_gradient(&hat, vec_load(x + c), vec_load(dy + c), t, c, s->silu);
-        vec_store(a, vec_add(vec_load(a), dz));
-        vec_store(b, vec_fma(dz, hat, vec_load(b)));
-        if (keep)
-            vec_store(keep + c, dz);
-    }
-    for (; c < s->c; c++) {
-        float hat;
-        const float dz = z_gradient_1(&hat, x[c], dy[c], t, c, s->silu);
-        sums[c] += dz;
-        sums[s->c + c] += dz * hat;
-        if (keep)
-            keep[c] = dz;
+        const vec dz = z_gradient(bf16, with_silu, &hat, x, dy, at, t, c, n);
+        vec_put(false, sums, c, n, vec_add(vec_get(false, sums, c, n), dz));
+        vec_put(false, sums, cols + c, n, vec_fma(dz, hat, vec_get(false, sums, cols + c, n)));
+        if (!bf16 && with_silu && dx)
+            vec_put(false, dx, at + c, n, dz);
     }
 }
 
-/* dx = rstd (gamma dz - A - xhat B) = (rstd gamma) dz - a - xhat b for one row; dz may be dx. */
-static void gradient_row(float *dx, const float *x, const float *dz, int64_t cols,
+/* dx = rstd (gamma dz - A - xhat B) = (rstd gamma) dz - a - xhat b for one row. */
+VEC_INLINE void gradient_row_of(const bool bf16, const bool with_silu, void *dx, const void *x,
+                                const void *dy, int64_t at, const channel_terms *t, int64_t cols)
+{
+    for (int64_t c = 0; c < cols; c += VEC_N) {
+        const int64_t n = cols - c;
+        vec hat;
+        const bool kept = !bf16 && with_silu;
+        const vec dz = z_gradient(bf16, bf16 && with_silu, &hat, x, kept ? dx : dy, at, t, c, n);
+        const vec slope = vec_mul(vec_get(false, t->rstd, c, n), vec_get(false, t->gamma, c, n));
+        vec_put(bf16, dx, at + c, n,
+                vec_fnma(hat, vec_get(false, t->b, c, n),
+                         vec_sub(vec_mul(slope, dz), vec_get(false, t->a, c, n))));
+    }
+}
+
+static void add_gradient_sums(const cpu_group_norm *s, float *sums, void *dx, const void *x,
+                              const void *dy, int64_t at, const channel_terms *t)
+{
+    OF_TYPE_AND_SILU(gradient_sums_of, s, sums, dx, x, dy, at, t, s->c);
+}
+
+static void gradient_row(const cpu_group_norm *s, void *dx, const void *x, const void *dy, int64_t at,
                          const channel_terms *t)
 {
-    int64_t c = 0;
-
-    for (; c + VEC_N <= cols; c += VEC_N) {
-        const vec rstd = vec_load(t->rstd + c);
-        const vec hat = vec_mul(vec_sub(vec_load(x + c), vec_load(t->mean + c)), rstd);
-        const vec slope = vec_mul(rstd, vec_load(t->gamma + c));
-        vec_store(dx + c, vec_fnma(hat, vec_load(t->b + c),
-                                   vec_sub(vec_mul(slope, vec_load(dz + c)),
-                                           vec_load(t->a + c))));
-    }
-    for (; c < cols; c++) {
-        const float hat = (x[c] - t->mean[c]) * t->rstd[c];
-        dx[c] = t->rstd[c] * t->gamma[c] * dz[c] - t->a[c] - hat * t->b[c];
-    }
+    OF_TYPE_AND_SILU(gradient_row_of, s, dx, x, dy, at, t, s->c);
 }
 
 /* a and b of one sample from the chunks' sums. */
@@ -530,9 +566,9 @@ static void finish_terms(const channel_terms *t, const cpu_group_norm *s, const 
     }
 }
 
-static void group_backward(float *dx, float *dgamma, float *dbeta, const cpu_group_norm *s,
-                           const float *x, const float *gamma, const float *beta,
-                           const float *mean, const float *rstd, const float *dy, void *scratch,
+static void group_backward(void *dx, float *dgamma, float *dbeta, const cpu_group_norm *s,
+                           const void *x, const float *gamma, const float *beta,
+                           const float *mean, const float *rstd, const void *dy, void *scratch,
                            int n_threads)
 {
     const cpu_group_norm_plan plan = cpu_group_norm_plan_of(s, true);
@@ -553,8 +589,7 @@ static void group_backward(float *dx, float *dgamma, float *dbeta, const cpu_gro
             memset(total, 0, (size_t)plan.chunk_doubles * sizeof *total);
             memset(t.sums, 0, (size_t)(2 * s->c) * sizeof *t.sums);
             for (int64_t r = r0; r < r1; r++) {
-                const int64_t at = (sample * s->hw + r) * s->c;
-                add_gradient_sums(t.sums, s->silu && dx ? dx + at : NULL, s, x + at, dy + at, &t);
+                add_gradient_sums(s, t.sums, dx, x, dy, (sample * s->hw + r) * s->c, &t);
                 if ((r - r0) % 128 == 127 || r == r1 - 1)
                     flush(total, t.sums, 2 * s->c);
             }
@@ -580,7 +615,7 @@ static void group_backward(float *dx, float *dgamma, float *dbeta, const cpu_gro
 
             finish_terms(&t, s, totals + sample * plan.chunks * plan.chunk_doubles, plan.chunks);
             for (int64_t r = sample * s->hw + r0; r < sample * s->hw + r1; r++)
-                gradient_row(dx + r * s->c, x + r * s->c, (s->silu ? dx : dy) + r * s->c, s->c, &t);
+                gradient_row(s, dx, x, dy, r * s->c, &t);
         }
     }
 }

@@ -185,6 +185,102 @@ VEC_INLINE vec vec_pick_negative(vec x, vec if_negative, vec otherwise)
 
 #endif
 
+/* VEC_N bf16 numbers, or the first n of them and zeros; rounded to the nearest, ties to even, a NaN stays. */
+#if defined(__AVX512F__)
+VEC_INLINE vec vec_load_bf16_n(const uint16_t *p, int64_t n)
+{
+    const __m256i half = _mm256_maskz_loadu_epi16(vec_first_(n), p);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+VEC_INLINE vec vec_load_bf16(const uint16_t *p) { return vec_load_bf16_n(p, VEC_N); }
+VEC_INLINE void vec_store_bf16_n(uint16_t *p, vec a, int64_t n)
+{
+    const __m512i bits = _mm512_castps_si512(a), high = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    const __m512i sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i rounded = _mm512_mask_or_epi32(_mm512_srli_epi32(sum, 16),
+                                                 _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), high,
+                                                 _mm512_set1_epi32(0x40));
+    _mm256_mask_storeu_epi16(p, vec_first_(n), _mm512_cvtepi32_epi16(rounded));
+}
+VEC_INLINE void vec_store_bf16(uint16_t *p, vec a) { vec_store_bf16_n(p, a, VEC_N); }
+#elif defined(__AVX2__)
+VEC_INLINE vec vec_load_bf16(const uint16_t *p)
+{
+    const __m128i half = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+VEC_INLINE void vec_store_bf16(uint16_t *p, vec a)
+{
+    const __m256i bits = _mm256_castps_si256(a), high = _mm256_srli_epi32(bits, 16);
+    const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    const __m256i rounded = _mm256_blendv_epi8(_mm256_srli_epi32(sum, 16), quiet, nan);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded, rounded), 0x08);
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(packed));
+}
+#else
+VEC_INLINE vec vec_load_bf16(const uint16_t *p)
+{
+    return (vec)(vec_uint_){(uint32_t)p[0] << 16, (uint32_t)p[1] << 16, (uint32_t)p[2] << 16,
+                            (uint32_t)p[3] << 16};
+}
+VEC_INLINE void vec_store_bf16(uint16_t *p, vec a)
+{
+    const vec_uint_ bits = (vec_uint_)a, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    const vec_uint_ nan = (vec_uint_)(a != a);
+    const vec_uint_ r = ((bits >> 16 | 0x40) & nan) | (rounded & ~nan);
+    for (int i = 0; i < VEC_N; i++)
+        p[i] = (uint16_t)r[i];
+}
+#endif
+#if !defined(__AVX512F__)
+VEC_INLINE vec vec_load_bf16_n(const uint16_t *p, int64_t n)
+{
+    uint16_t all[VEC_N] = {0};
+    memcpy(all, p, (size_t)n * sizeof *p);
+    return vec_load_bf16(all);
+}
+VEC_INLINE void vec_store_bf16_n(uint16_t *p, vec a, int64_t n)
+{
+    uint16_t all[VEC_N];
+    vec_store_bf16(all, a);
+    memcpy(p, all, (size_t)n * sizeof *p);
+}
+#endif
+
+/* The numbers of a tensor from element i on, n of them (more than VEC_N: VEC_N): bf16, or f32. */
+VEC_INLINE vec vec_get(const bool bf16, const void *x, int64_t i, int64_t n)
+{
+    if (bf16)
+        return n >= VEC_N ? vec_load_bf16((const uint16_t *)x + i)
+                          : vec_load_bf16_n((const uint16_t *)x + i, n);
+    return n >= VEC_N ? vec_load((const float *)x + i) : vec_load_n((const float *)x + i, n);
+}
+VEC_INLINE void vec_put(const bool bf16, void *y, int64_t i, int64_t n, vec a)
+{
+    if (bf16 && n >= VEC_N)
+        vec_store_bf16((uint16_t *)y + i, a);
+    else if (bf16)
+        vec_store_bf16_n((uint16_t *)y + i, a, n);
+    else if (n >= VEC_N)
+        vec_store((float *)y + i, a);
+    else
+        vec_store_n((float *)y + i, a, n);
+}
+/* Lanes from n on become `rest`. */
+VEC_INLINE vec vec_fill_up(vec a, int64_t n, float rest)
+{
+    float lane[VEC_N];
+
+    if (n >= VEC_N)
+        return a;
+    vec_store(lane, a);
+    return vec_load_or(lane, n, rest);
+}
+
 /* The lanes added in a fixed order, by halves; and the largest lane (of numbers). */
 #if defined(__AVX2__)
 #if defined(__AVX512F__)

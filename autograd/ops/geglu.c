@@ -26,18 +26,13 @@ static ag_status geglu_shape(ag_call *call)
     return AG_OK;
 }
 
-static ag_status geglu_kernel(ag_call *call, const op_floats *f)
+static ag_status geglu_cpu(ag_call *call)
 {
     const ag_tensor *u = call->in[0];
 
-    cpu_geglu(f->out[0], f->in[0], op_product(ag_dims(u), 0, ag_ndim(u) - 1), ag_dim(u, -1) / 2,
-              op_threads(call), op_isa(call));
+    cpu_geglu(ag_data(call->out[0]), ag_data(u), ag_dtype_of(u), op_product(ag_dims(u), 0, ag_ndim(u) - 1),
+              ag_dim(u, -1) / 2, op_threads(call), op_isa(call));
     return AG_OK;
-}
-
-static ag_status geglu_cpu(ag_call *call)
-{
-    return op_run_f32(call, geglu_kernel);
 }
 
 static void geglu_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
@@ -62,8 +57,7 @@ static unsigned geglu_saves(const ag_node *node)
 
 static void geglu_cost(const ag_call *call, ag_cost *cost)
 {
-    op_cost_elements(call, cost);
-    cost->flops *= 20;
+    cost->flops = 20.0 * (double)ag_numel(call->out[0]);
 }
 
 const ag_op ag_op_geglu = {
@@ -96,18 +90,33 @@ static ag_status geglu_backward_shape(ag_call *call)
     return AG_OK;
 }
 
+/* u and D of different types. */
 static ag_status geglu_backward_kernel(ag_call *call, const op_floats *f)
 {
     const ag_tensor *u = call->in[0];
 
-    cpu_geglu_grad(f->out[0], f->in[0], f->in[1], op_product(ag_dims(u), 0, ag_ndim(u) - 1),
+    cpu_geglu_grad(f->out[0], f->in[0], f->in[1], AG_F32, op_product(ag_dims(u), 0, ag_ndim(u) - 1),
                    ag_dim(u, -1) / 2, op_threads(call), op_isa(call));
     return AG_OK;
 }
 
 static ag_status geglu_backward_cpu(ag_call *call)
 {
-    return op_run_f32(call, geglu_backward_kernel);
+    const ag_tensor *u = call->in[0], *d = call->in[1];
+
+    if (ag_dtype_of(u) != ag_dtype_of(d))
+        return op_run_f32(call, geglu_backward_kernel);
+    cpu_geglu_grad(ag_data(call->out[0]), ag_data(u), ag_data(d), ag_dtype_of(u),
+                   op_product(ag_dims(u), 0, ag_ndim(u) - 1), ag_dim(u, -1) / 2, op_threads(call),
+                   op_isa(call));
+    return AG_OK;
+}
+
+static void geglu_backward_cost(const ag_call *call, ag_cost *cost)
+{
+    geglu_cost(call, cost);
+    if (ag_dtype_of(call->in[0]) != ag_dtype_of(call->in[1]))
+        cost->scratch = op_run_f32_scratch(call);
 }
 
 const ag_op ag_op_geglu_backward = {
@@ -115,5 +124,5 @@ const ag_op ag_op_geglu_backward = {
     .n_in = 2,
     .shape = geglu_backward_shape,
     .run = {[AG_CPU] = geglu_backward_cpu},
-    .cost = geglu_cost,
+    .cost = geglu_backward_cost,
 };

@@ -28,7 +28,7 @@ static bool is_group_norm(const op_norm_attr *a)
     return a->groups > 0;
 }
 
-static cpu_group_norm group_sizes(const op_norm_attr *a, const ag_tensor *x)
+static cpu_group_norm group_sizes(const op_norm_attr *a, const ag_tensor *x, ag_dtype type)
 {
     return (cpu_group_norm){
         .n = ag_dim(x, 0),
@@ -37,7 +37,28 @@ static cpu_group_norm group_sizes(const op_norm_attr *a, const ag_tensor *x)
         .groups = a->groups,
         .eps = a->eps,
         .silu = a->silu,
+        .type = type,
     };
+}
+
+/* What kernels see of the call: x and what is of its shape as they are when all are bf16 and gamma and
+ * beta f32, else all widened to f32 by op_run_f32. */
+typedef struct norm_data {
+    const void *x, *d;
+    void *y; /* or dx */
+    ag_dtype type;
+} norm_data;
+
+static bool runs_bf16(const ag_call *call)
+{
+    return ag_dtype_of(call->in[0]) == AG_BF16 && (call->op->n_in < 6 || ag_dtype_of(call->in[5]) == AG_BF16) &&
+           (!call->in[1] || ag_dtype_of(call->in[1]) == AG_F32) &&
+           (!call->in[2] || ag_dtype_of(call->in[2]) == AG_F32);
+}
+
+static size_t conversions(const ag_call *call)
+{
+    return runs_bf16(call) ? 0 : op_run_f32_scratch(call);
 }
 
 static int64_t rows_of(const ag_tensor *x)
@@ -90,11 +111,12 @@ static size_t forward_workspace(const ag_call *call)
 
     if (!is_group_norm(a))
         return 0;
-    s = group_sizes(a, call->in[0]);
+    s = group_sizes(a, call->in[0], AG_F32);
     return op_round_scratch(cpu_group_norm_scratch(&s, op_threads(call)));
 }
 
-static ag_status norm_kernel(ag_call *call, const op_floats *f)
+/* gamma, beta f32; f holds the statistics. */
+static ag_status norm_run(ag_call *call, const norm_data *data, const op_floats *f)
 {
     const op_norm_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
@@ -104,19 +126,40 @@ static ag_status norm_kernel(ag_call *call, const op_floats *f)
     if (bytes && !scratch)
         return ag_status_of(call->ctx);
     if (is_group_norm(a)) {
-        const cpu_group_norm s = group_sizes(a, x);
-        cpu_group_norm_forward(f->out[0], f->out[1], f->out[2], &s, f->in[0], f->in[1], f->in[2],
-                               scratch, op_threads(call), op_isa(call));
+        const cpu_group_norm s = group_sizes(a, x, data->type);
+        cpu_group_norm_forward(data->y, f->out[1], f->out[2], &s, data->x, f->in[1], f->in[2], scratch,
+                               op_threads(call), op_isa(call));
     } else {
-        cpu_layer_norm_forward(f->out[0], f->out[1], f->out[2], f->in[0], f->in[1], f->in[2],
+        cpu_layer_norm_forward(data->y, f->out[1], f->out[2], data->x, data->type, f->in[1], f->in[2],
                                rows_of(x), ag_dim(x, -1), a->eps, op_threads(call), op_isa(call));
     }
     return AG_OK;
 }
 
+static ag_status norm_kernel(ag_call *call, const op_floats *f)
+{
+    return norm_run(call, &(norm_data){.x = f->in[0], .y = f->out[0], .type = AG_F32}, f);
+}
+
+/* The f32 tensors of a call that runs in bf16. */
+static op_floats floats_of(const ag_call *call)
+{
+    op_floats f = {{NULL}, {NULL}};
+
+    for (int i = 1; i < call->op->n_in; i++)
+        f.in[i] = call->in[i] && ag_dtype_of(call->in[i]) == AG_F32 ? ag_data(call->in[i]) : NULL;
+    for (int k = 0; k < call->n_out; k++)
+        f.out[k] = ag_dtype_of(call->out[k]) == AG_F32 ? ag_data(call->out[k]) : NULL;
+    return f;
+}
+
 static ag_status norm_cpu(ag_call *call)
 {
-    return op_run_f32(call, norm_kernel);
+    if (!runs_bf16(call))
+        return op_run_f32(call, norm_kernel);
+    const op_floats f = floats_of(call);
+    return norm_run(call, &(norm_data){.x = ag_data(call->in[0]), .y = ag_data(call->out[0]), .type = AG_BF16},
+                    &f);
 }
 
 static void norm_cost(const ag_call *call, ag_cost *cost)
@@ -124,7 +167,7 @@ static void norm_cost(const ag_call *call, ag_cost *cost)
     const op_norm_attr *a = call->attr;
 
     cost->flops = (a->silu ? 20.0 : 8.0) * (double)ag_numel(call->in[0]);
-    cost->scratch = op_run_f32_scratch(call) + forward_workspace(call);
+    cost->scratch = conversions(call) + forward_workspace(call);
 }
 
 /* --- gradient --------------------------------------------------------------------------------- */
@@ -267,36 +310,53 @@ static size_t backward_workspace(const ag_call *call)
     if (!is_group_norm(a))
         return op_round_scratch(
             cpu_layer_norm_grad_scratch(rows_of(x), ag_dim(x, -1), op_threads(call)));
-    s = group_sizes(a, x);
+    s = group_sizes(a, x, AG_F32);
     return op_round_scratch(cpu_group_norm_grad_scratch(&s, op_threads(call)));
 }
 
-static ag_status backward_kernel(ag_call *call, const op_floats *f)
+static ag_status backward_run(ag_call *call, const norm_data *data, const op_floats *f)
 {
     const op_norm_attr *a = call->attr;
     const ag_tensor *x = call->in[0];
     const size_t bytes = backward_workspace(call);
     void *scratch = bytes ? ag_scratch(call->ctx, bytes) : NULL;
-    float *dx = a->want_dx ? f->out[0] : NULL;
     float *dgamma = a->want_affine ? f->out[a->want_dx ? 1 : 0] : NULL;
     float *dbeta = a->want_affine ? f->out[a->want_dx ? 2 : 1] : NULL;
 
     if (bytes && !scratch)
         return ag_status_of(call->ctx);
     if (is_group_norm(a)) {
-        const cpu_group_norm s = group_sizes(a, x);
-        cpu_group_norm_backward(dx, dgamma, dbeta, &s, f->in[0], f->in[1], f->in[2], f->in[3],
-                                f->in[4], f->in[5], scratch, op_threads(call), op_isa(call));
+        const cpu_group_norm s = group_sizes(a, x, data->type);
+        cpu_group_norm_backward(data->y, dgamma, dbeta, &s, data->x, f->in[1], f->in[2], f->in[3],
+                                f->in[4], data->d, scratch, op_threads(call), op_isa(call));
     } else {
-        cpu_layer_norm_backward(dx, dgamma, dbeta, f->in[0], f->in[1], f->in[3], f->in[4], f->in[5],
-                                rows_of(x), ag_dim(x, -1), scratch, op_threads(call), op_isa(call));
+        cpu_layer_norm_backward(data->y, dgamma, dbeta, data->x, data->type, f->in[1], f->in[3], f->in[4],
+                                data->d, rows_of(x), ag_dim(x, -1), scratch, op_threads(call),
+                                op_isa(call));
     }
     return AG_OK;
 }
 
+static ag_status backward_kernel(ag_call *call, const op_floats *f)
+{
+    const op_norm_attr *a = call->attr;
+
+    return backward_run(
+        call, &(norm_data){.x = f->in[0], .d = f->in[5], .y = a->want_dx ? f->out[0] : NULL, .type = AG_F32},
+        f);
+}
+
 static ag_status backward_cpu(ag_call *call)
 {
-    return op_run_f32(call, backward_kernel);
+    const op_norm_attr *a = call->attr;
+
+    if (!runs_bf16(call))
+        return op_run_f32(call, backward_kernel);
+    const op_floats f = floats_of(call);
+    return backward_run(call,
+                        &(norm_data){.x = ag_data(call->in[0]), .d = ag_data(call->in[5]),
+                                     .y = a->want_dx ? ag_data(call->out[0]) : NULL, .type = AG_BF16},
+                        &f);
 }
 
 static void backward_cost(const ag_call *call, ag_cost *cost)
@@ -304,7 +364,7 @@ static void backward_cost(const ag_call *call, ag_cost *cost)
     const op_norm_attr *a = call->attr;
 
     cost->flops = (a->silu ? 40.0 : 15.0) * (double)ag_numel(call->in[0]);
-    cost->scratch = op_run_f32_scratch(call) + backward_workspace(call);
+    cost->scratch = conversions(call) + backward_workspace(call);
 }
 
 #define NORM_BACKWARD_OP(op_name)                                                                 \
