@@ -1,6 +1,7 @@
 #!/bin/sh
 # The main job in small, from nothing: draw faces with ages, specialise the shipped model on them, and show
-# what it makes of prompts with ages before and after.
+# what it makes of prompts with ages before and after; then teach it one person from four pictures and show
+# the same prompts with and without what it learned.
 #
 # usage: scripts/demo.sh AGEWRIGHT OUTPUT_DIR
 set -eu
@@ -18,6 +19,15 @@ sheet() {
         "photo of a 50 year old person" "photo of a 65 year old person" "photo of a 82 year old person"
 }
 
+at_five_ages() { # OUTPUT.png [--lora FILE]: a row for each age, a column for each first noise
+    picture=$1
+    shift
+    "$agewright" sample --model "$out/model" "$@" --output "$picture" --seed 7 --same_latents --num_images 4 \
+        --batch 4 --num_inference_steps 30 --guidance_scale 4 --zoom 2 --prompt \
+        "photo of a 8 year old sks person" "photo of a 20 year old sks person" "photo of a 35 year old sks person" \
+        "photo of a 55 year old sks person" "photo of a 75 year old sks person"
+}
+
 echo "1. draw 150 faces with ages      -> $out/faces"
 "$agewright" faces --output "$out/faces" --count 150 --resolution 64 --seed 5
 echo "2. what the model knows of ages  -> $out/before.png"
@@ -28,4 +38,16 @@ echo "3. specialise it on the faces    -> $out/model"
     --output_dir "$out/model"
 echo "4. what it knows now             -> $out/after.png"
 sheet "$out/model" "$out/after.png"
-echo "done: rows are the ages 4, 12, 30, 50, 65 and 82, columns are people. Compare before.png and after.png."
+echo "5. draw one person four times    -> $out/person.png"
+"$agewright" faces --output "$out/person" --resolution 64 --identity 1001 --ages 12 25 40 60
+"$agewright" sheet --output "$out/person.png" --columns 4 --zoom 2 --images "$out"/person/images/*.png
+echo "6. teach the model this person   -> $out/lora"
+"$agewright" personalize --config configs/demo-personalize.yaml --base_model "$out/model" \
+    --self_ref_data_dir "$out/person/images" --self_ref_age_path "$out/person/training_ages.npy" \
+    --regularization_dir "$out/faces/images" --regularization_age_path "$out/faces/training_ages.npy" \
+    --cache_dir "$out/model/cache" --output_dir "$out/lora"
+echo "7. five ages, without and with   -> $out/without-lora.png, $out/with-lora.png"
+at_five_ages "$out/without-lora.png"
+at_five_ages "$out/with-lora.png" --lora "$out/lora"
+echo "done. before.png and after.png: rows are the ages 4, 12, 30, 50, 65 and 82, columns are people."
+echo "without-lora.png and with-lora.png: rows are the ages 8, 20, 35, 55 and 75; person.png is who it should be."
