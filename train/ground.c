@@ -204,20 +204,30 @@ static void settle_schedule(train_ground *g)
         train_note(NULL, "the scheduler's steps_offset becomes 1 and clip_sample false, as for every Stable Diffusion");
 }
 
-static ag_status make_drawer(ag_ctx *ctx, train_ground *g)
+static int64_t end_of_timesteps(const train_ground *g)
 {
-    const int64_t L = train_latents_channels(g->latents[0]), all = g->noise.n;
-    const int64_t low = g->options->min_timestep, high = g->options->max_timestep ? g->options->max_timestep : all;
-    int64_t largest = 0;
+    return g->options->max_timestep ? g->options->max_timestep : g->noise.n;
+}
+
+static ag_status check_timesteps(ag_ctx *ctx, const train_ground *g)
+{
+    const int64_t low = g->options->min_timestep, high = end_of_timesteps(g), all = g->noise.n;
 
     if (low < 0 || low >= high || high > all)
         return ag_fail(ctx, AG_EINVAL, "timesteps from %lld to %lld: wanted --min_timestep below --max_timestep, and "
                        "that at most the model's %lld", (long long)low, (long long)high, (long long)all);
+    return AG_OK;
+}
+
+static ag_status make_drawer(ag_ctx *ctx, train_ground *g)
+{
+    const int64_t L = train_latents_channels(g->latents[0]);
+    int64_t largest = 0;
 
     g->drawer = (train_drawer){.seed = g->seed,
                                .noise_offset = g->options->noise_offset,
-                               .first_timestep = low,
-                               .n_timesteps = high,
+                               .first_timestep = g->options->min_timestep,
+                               .n_timesteps = end_of_timesteps(g),
                                .channels = L,
                                .torch = g->options->torch_rng};
     for (int64_t k = 0; k < g->calendar.n_batches; k++) { /* of any epoch: their shapes are the same */
@@ -279,7 +289,8 @@ static ag_status open_model(ag_ctx *ctx, train_ground *g)
     settle_schedule(g);
     if (train_inversion_open(ctx, g->model, o) != AG_OK)
         return ag_status_of(ctx);
-    if (pipe_noise_init(&g->noise, ctx, &g->model->schedule) != AG_OK || fill_caches(ctx, g, compute) != AG_OK ||
+    if (pipe_noise_init(&g->noise, ctx, &g->model->schedule) != AG_OK || check_timesteps(ctx, g) != AG_OK ||
+        fill_caches(ctx, g, compute) != AG_OK || /* which may take hours */
         pipe_add(ctx, g->model, PIPE_UNET) != AG_OK)
         return ag_status_of(ctx);
     if (train_lora_new(&g->lora, ctx, o, g->model) != AG_OK ||
