@@ -12,7 +12,7 @@
 #include "autograd/observe.h"
 #include "autograd/op.h"
 
-enum { AG_MESSAGE_SIZE = 1024, AG_MAX_SCRATCH = 16, AG_N_HOST_CLASSES = 16 };
+enum { AG_MESSAGE_SIZE = 16384, AG_MAX_SCRATCH = 16, AG_N_HOST_CLASSES = 16 };
 
 typedef struct ag_storage {
     int refs;

@@ -9,6 +9,8 @@
 #include "cli/profile.h"
 #include "data/file.h"
 
+enum { MAX_COMMANDS = 64 };
+
 static const char *const DEVICES[] = {"cpu", "cuda", NULL};
 
 const cli_flag cli_device_flags[] = {
@@ -113,7 +115,7 @@ int cli_run(const cli_syntax *syntax, size_t options_size, size_t device_offset,
         ag_ctx_free(ctx);
         return CLI_EXIT_MEMORY;
     }
-    if (cli_parse(&parsed, options, ctx, syntax, argc, argv) != AG_OK) {
+    if (cli_parse(&parsed, options, ctx, syntax, argc - 1, argv + 1) != AG_OK) {
         fprintf(stderr, "agewright %s: %s\n", syntax->command, ag_message(ctx));
         code = cli_exit_code(ag_status_of(ctx));
         ag_ctx_free(ctx);
@@ -131,4 +133,34 @@ int cli_run(const cli_syntax *syntax, size_t options_size, size_t device_offset,
     if (fflush(stdout) != 0 && code == CLI_EXIT_OK)
         code = CLI_EXIT_DATA;
     return code;
+}
+
+/* --- one of several ------------------------------------------------------------------------------- */
+
+static void print_menu(FILE *to, const cli_menu *menu)
+{
+    fprintf(to, "%s\n\nusage: %s %s\n\n", menu->summary, menu->program, menu->usage);
+    for (const cli_command *c = menu->commands; c->name; c++)
+        fprintf(to, "  %-14s %s\n", c->name, c->summary);
+    fprintf(to, "\n%s\n", menu->notes);
+}
+
+int cli_choose(const cli_menu *menu, int argc, char *const *argv)
+{
+    const char *word = argc > 1 ? argv[1] : NULL, *names[MAX_COMMANDS], *near;
+    int n = 0;
+
+    if (!word || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0) {
+        print_menu(word ? stdout : stderr, menu);
+        return word ? CLI_EXIT_OK : CLI_EXIT_USAGE;
+    }
+    for (const cli_command *c = menu->commands; c->name && n < MAX_COMMANDS; c++) {
+        if (strcmp(word, c->name) == 0)
+            return c->run(argc - 1, argv + 1);
+        names[n++] = c->name;
+    }
+    near = cli_nearest(word, names, n);
+    fprintf(stderr, "%s: %s: no such %s%s%s; %s --help lists them\n", menu->program, word, menu->what,
+            near ? "; did you mean " : "", near ? near : "", menu->program);
+    return CLI_EXIT_USAGE;
 }

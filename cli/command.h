@@ -18,11 +18,18 @@ enum {
 
 typedef struct cli_command {
     const char *name, *summary; /* one line for the list of commands */
-    int (*run)(int argc, char *const *argv); /* the words after the command's name -> exit code */
+    int (*run)(int argc, char *const *argv); /* the words from the command's name on -> exit code */
 } cli_command;
 
-/* The end of main.c's list: {NULL}. */
-extern const cli_command cli_commands[];
+/* Commands to choose from, and what their list begins and ends with. */
+typedef struct cli_menu {
+    const char *program, *what; /* "agewright lora", "command" */
+    const char *usage, *summary, *notes;
+    const cli_command *commands; /* ends with {0} */
+} cli_menu;
+
+/* Run the command that argv[1] names, print the list for --help, or say what is wrong; the exit code. */
+int cli_choose(const cli_menu *menu, int argc, char *const *argv);
 
 /* Flags of every command that computes. */
 typedef struct cli_device {
@@ -35,7 +42,8 @@ extern const cli_flag cli_device_flags[];
 
 /* The usual life of a command: parse into a zeroed struct of options_size bytes, print help if asked, open a
  * context on the device that `device_offset` (of a cli_device in the options, or CLI_NO_DEVICE) says, run
- * body, watched where --profile or --trace asks for it, print the error line, return the exit code. */
+ * body, watched where --profile or --trace asks for it, print the error line, return the exit code. argv[0] is the
+ * command's own name. */
 #define CLI_NO_DEVICE ((size_t)-1)
 typedef ag_status (*cli_body)(ag_ctx *ctx, void *options, const cli_parsed *parsed);
 int cli_run(const cli_syntax *syntax, size_t options_size, size_t device_offset, int argc, char *const *argv,

@@ -338,6 +338,11 @@ static ag_status store_fallback(ag_ctx *ctx, memory *m, given *g)
     return store(ctx, m, g, "a default", &g->words);
 }
 
+static bool is_blank(const char *word)
+{
+    return word[strspn(word, " \t\r\n")] == '\0';
+}
+
 static ag_status fill(ag_ctx *ctx, memory *m, bool nothing_required)
 {
     for (int i = 0; i < m->n; i++) {
@@ -348,6 +353,8 @@ static ag_status fill(ag_ctx *ctx, memory *m, bool nothing_required)
         if (g->required && !g->origin && !nothing_required)
             return ag_fail(ctx, AG_EINVAL, "--%s %s is required: %s", g->flag->name,
                            g->flag->value ? g->flag->value : "", g->flag->help);
+        if (g->required && g->origin && is_blank(g->words.items[0]))
+            return ag_fail(ctx, AG_EINVAL, "%s: wanted %s, got nothing but blanks", g->origin, g->flag->help);
     }
     return AG_OK;
 }

@@ -265,21 +265,32 @@ static ag_status score_body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
 
 /* --- which of the two ------------------------------------------------------------------------- */
 
+static int judge_train(int argc, char *const *argv)
+{
+    return cli_run(&TRAIN_SYNTAX, sizeof(train_flags), offsetof(train_flags, device), argc, argv, train_body);
+}
+
+static int judge_score(int argc, char *const *argv)
+{
+    return cli_run(&SCORE_SYNTAX, sizeof(score_flags), offsetof(score_flags, device), argc, argv, score_body);
+}
+
+static const cli_command COMMANDS[] = {
+    {"train", "train the network that tells, and say how well it does", judge_train},
+    {"score", "print distance and age of pictures", judge_score},
+    {0},
+};
+
+static const cli_menu MENU = {
+    .program = "agewright judge",
+    .what = "command",
+    .usage = "train|score [flags]",
+    .summary = "Measures drawn faces, or pictures that a model made after them: who is it, and how old?",
+    .notes = "agewright judge train --help and judge score --help list the flags.",
+    .commands = COMMANDS,
+};
+
 int cli_judge(int argc, char *const *argv)
 {
-    if (argc > 0 && strcmp(argv[0], "train") == 0)
-        return cli_run(&TRAIN_SYNTAX, sizeof(train_flags), offsetof(train_flags, device), argc - 1, argv + 1,
-                       train_body);
-    if (argc > 0 && strcmp(argv[0], "score") == 0)
-        return cli_run(&SCORE_SYNTAX, sizeof(score_flags), offsetof(score_flags, device), argc - 1, argv + 1,
-                       score_body);
-    if (argc > 0 && (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0)) {
-        printf("usage: agewright judge train|score [flags]\n\n"
-               "Measures drawn faces, or pictures that a model made after them: who is it, and how old?\n\n"
-               "  train  %s\n  score  %s\n\nagewright judge train --help and judge score --help list the flags.\n",
-               "train the network that tells, and say how well it does", "print distance and age of pictures");
-        return CLI_EXIT_OK;
-    }
-    fprintf(stderr, "agewright judge: wanted train or score%s%s\n", argc > 0 ? ", got " : "", argc > 0 ? argv[0] : "");
-    return CLI_EXIT_USAGE;
+    return cli_choose(&MENU, argc, argv);
 }

@@ -2,7 +2,6 @@
 #include "cli/lora.h"
 
 #include <stdio.h>
-#include <string.h>
 
 /* --- shared ----------------------------------------------------------------------------------- */
 
@@ -36,42 +35,25 @@ ag_status cli_lora_merge(ag_ctx *ctx, pipe_model *model, const cli_texts *loras)
 
 /* --- the command ------------------------------------------------------------------------------ */
 
-static const struct {
-    const char *name, *summary;
-    int (*run)(int argc, char *const *argv);
-} PARTS[] = {
+static const cli_command COMMANDS[] = {
     {"check", "what a LoRA's file holds, and which model it fits", lora_check},
     {"convert", "between the dialects of diffusers, PEFT and kohya, between precisions", lora_convert},
     {"merge", "into a model's weights: a folder or a single file", lora_merge},
     {"extract", "the difference of two models as a LoRA", lora_extract},
     {"resize", "to another rank; LoHa, LoKr and differences become plain LoRA", lora_resize},
+    {0},
 };
-enum { N_PARTS = sizeof PARTS / sizeof *PARTS };
 
-static void print_usage(FILE *to)
-{
-    fprintf(to, "usage: agewright lora COMMAND [flags]\n\nReads, rewrites and makes LoRA files.\n\n");
-    for (int i = 0; i < N_PARTS; i++)
-        fprintf(to, "  %-14s %s\n", PARTS[i].name, PARTS[i].summary);
-    fprintf(to, "\nagewright lora COMMAND --help lists a command's flags.\n");
-}
+static const cli_menu MENU = {
+    .program = "agewright lora",
+    .what = "command",
+    .usage = "COMMAND [flags]",
+    .summary = "Reads, rewrites and makes LoRA files.",
+    .notes = "agewright lora COMMAND --help lists a command's flags.",
+    .commands = COMMANDS,
+};
 
 int cli_lora(int argc, char *const *argv)
 {
-    const char *names[N_PARTS];
-    const char *near;
-
-    if (argc < 1 || strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0) {
-        print_usage(argc < 1 ? stderr : stdout);
-        return argc < 1 ? CLI_EXIT_USAGE : CLI_EXIT_OK;
-    }
-    for (int i = 0; i < N_PARTS; i++) {
-        if (strcmp(argv[0], PARTS[i].name) == 0)
-            return PARTS[i].run(argc - 1, argv + 1);
-        names[i] = PARTS[i].name;
-    }
-    near = cli_nearest(argv[0], names, N_PARTS);
-    fprintf(stderr, "agewright lora: %s: no such command%s%s\n", argv[0], near ? "; did you mean " : "",
-            near ? near : "");
-    return CLI_EXIT_USAGE;
+    return cli_choose(&MENU, argc, argv);
 }

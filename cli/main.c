@@ -8,7 +8,7 @@
 #include "cli/command.h"
 #include "autograd/version.h"
 
-const cli_command cli_commands[] = {
+static const cli_command COMMANDS[] = {
     {"specialize", "fine-tune Stable Diffusion on faces of known age (FADING)", cli_specialize},
     {"personalize", "teach it one person from a few dated pictures: a LoRA (SelfAge)", cli_personalize},
     {"dreambooth", "teach it one person or thing, whole weights or a LoRA", cli_dreambooth},
@@ -25,7 +25,7 @@ const cli_command cli_commands[] = {
     {"bench", "time and memory of the full-size networks", cli_bench},
     {"probe", "run one part on given tensors, to compare it with anything", cli_probe},
     {"doctor", "what hardware and libraries are used", cli_doctor},
-    {NULL, NULL, NULL},
+    {0},
 };
 
 /* OpenMP's threads wait for work by spinning, which on a machine with other work takes the processor from
@@ -45,40 +45,24 @@ static void calm_waiting_threads(char *const *argv)
     execv(path, argv); /* when that fails, all is as it was, only busier */
 }
 
-static void print_usage(FILE *to)
-{
-    fprintf(to, "agewright %s: train and run models of how a face ages\n\nusage: agewright COMMAND [flags]\n\n",
-            AG_VERSION);
-    for (const cli_command *c = cli_commands; c->name; c++)
-        fprintf(to, "  %-12s %s\n", c->name, c->summary);
-    fprintf(to, "\nagewright COMMAND --help lists a command's flags. Exit codes: 0 done, 2 usage, 3 files, 4 memory,\n"
-                "5 a number that is not finite, 6 device, 8 stopped by a signal with a checkpoint, 1 anything else.\n");
-}
+static const cli_menu MENU = {
+    .program = "agewright",
+    .what = "command",
+    .usage = "COMMAND [flags]",
+    .summary = "agewright " AG_VERSION ": train and run models of how a face ages",
+    .notes = "agewright COMMAND --help lists a command's flags. Exit codes: 0 done, 2 usage, 3 files, 4 memory,\n"
+             "5 a number that is not finite, 6 device, 8 stopped by a signal with a checkpoint, 1 anything else.",
+    .commands = COMMANDS,
+};
 
 int main(int argc, char **argv)
 {
-    const char *names[64];
-    const char *near;
-    int n = 0;
-
     calm_waiting_threads(argv);
     signal(SIGXFSZ, SIG_IGN); /* a file too large is an error of the write, told in one line */
     signal(SIGPIPE, SIG_IGN);
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
-        print_usage(argc < 2 ? stderr : stdout);
-        return argc < 2 ? CLI_EXIT_USAGE : CLI_EXIT_OK;
-    }
-    if (strcmp(argv[1], "--version") == 0) {
+    if (argc > 1 && strcmp(argv[1], "--version") == 0) {
         printf("agewright %s\n", AG_VERSION);
         return CLI_EXIT_OK;
     }
-    for (const cli_command *c = cli_commands; c->name; c++) {
-        if (strcmp(argv[1], c->name) == 0)
-            return c->run(argc - 2, argv + 2);
-        names[n++] = c->name;
-    }
-    near = cli_nearest(argv[1], names, n);
-    fprintf(stderr, "agewright: %s: no such command%s%s; agewright --help lists them\n", argv[1],
-            near ? "; did you mean " : "", near ? near : "");
-    return CLI_EXIT_USAGE;
+    return cli_choose(&MENU, argc, argv);
 }

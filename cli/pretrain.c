@@ -97,9 +97,10 @@ int cli_pretrain(int argc, char *const *argv)
     int n = 0;
 
     /* `pretrain FILE ...` is `pretrain --config FILE ...` */
-    if (argc > 0 && argv[0][0] != '-')
+    words[n++] = argv[0];
+    if (argc > 1 && argv[1][0] != '-')
         words[n++] = "--config";
-    for (int i = 0; i < argc && n < 255; i++)
+    for (int i = 1; i < argc && n < 255; i++)
         words[n++] = argv[i];
     return cli_run(&SYNTAX, sizeof(options), offsetof(options, device), n, words, body);
 }

@@ -1,9 +1,6 @@
 /* probe.c - agewright probe PART: which part is it? The flags that parts share. */
 #include "cli/probe.h"
 
-#include <stdio.h>
-#include <string.h>
-
 #include "train/options.h"
 
 #define AT(field) offsetof(probe_common, field)
@@ -29,10 +26,7 @@ const cli_flag probe_precision_flags[] = {
     {0},
 };
 
-static const struct {
-    const char *name, *summary;
-    int (*run)(const char *part, int argc, char *const *argv);
-} PARTS[] = {
+static const cli_command PARTS[] = {
     {"text_encoder", "input_ids -> last_hidden_state", probe_networks},
     {"unet", "sample, timestep, encoder_hidden_states -> sample", probe_networks},
     {"vae_encode", "pixels -> mean, logvar", probe_networks},
@@ -43,34 +37,20 @@ static const struct {
     {"weights", "every tensor of a weight file, unchanged", probe_data},
     {"train", "latents, noise, timesteps, input_ids -> loss, grad_norm, lr, trained values", probe_train},
     {"sample", "latents, cond, uncond -> timesteps, trajectory", probe_sample},
+    {0},
 };
-enum { N_PARTS = sizeof PARTS / sizeof *PARTS };
 
-static void print_usage(FILE *to)
-{
-    fprintf(to, "usage: agewright probe PART [--model DIR] [--in IN.safetensors] --out OUT.safetensors [flags]\n\n"
-                "Runs one part of the program on given tensors, in published layouts and names, so that it can be "
-                "compared\nwith anything.\n\n");
-    for (int i = 0; i < N_PARTS; i++)
-        fprintf(to, "  %-14s %s\n", PARTS[i].name, PARTS[i].summary);
-    fprintf(to, "\nagewright probe PART --help lists a part's flags.\n");
-}
+static const cli_menu MENU = {
+    .program = "agewright probe",
+    .what = "part",
+    .usage = "PART [--model DIR] [--in IN.safetensors] --out OUT.safetensors [flags]",
+    .summary = "Runs one part of the program on given tensors, in published layouts and names, so that it can be compared\n"
+               "with anything.",
+    .notes = "agewright probe PART --help lists a part's flags.",
+    .commands = PARTS,
+};
 
 int cli_probe(int argc, char *const *argv)
 {
-    const char *names[N_PARTS];
-    const char *near;
-
-    if (argc < 1 || strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0) {
-        print_usage(argc < 1 ? stderr : stdout);
-        return argc < 1 ? CLI_EXIT_USAGE : CLI_EXIT_OK;
-    }
-    for (int i = 0; i < N_PARTS; i++) {
-        if (strcmp(argv[0], PARTS[i].name) == 0)
-            return PARTS[i].run(argv[0], argc - 1, argv + 1);
-        names[i] = PARTS[i].name;
-    }
-    near = cli_nearest(argv[0], names, N_PARTS);
-    fprintf(stderr, "agewright probe: %s: no such part%s%s\n", argv[0], near ? "; did you mean " : "", near ? near : "");
-    return CLI_EXIT_USAGE;
+    return cli_choose(&MENU, argc, argv);
 }

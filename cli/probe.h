@@ -80,9 +80,9 @@ typedef struct probe_common {
 extern const cli_flag probe_file_flags[];      /* model, in, out */
 extern const cli_flag probe_precision_flags[]; /* grad, gradient_checkpointing, mixed_precision */
 
-int probe_networks(const char *part, int argc, char *const *argv);
-int probe_data(const char *part, int argc, char *const *argv);
-int probe_train(const char *part, int argc, char *const *argv);
-int probe_sample(const char *part, int argc, char *const *argv);
+int probe_networks(int argc, char *const *argv);
+int probe_data(int argc, char *const *argv);
+int probe_train(int argc, char *const *argv);
+int probe_sample(int argc, char *const *argv);
 
 #endif /* CLI_PROBE_H */

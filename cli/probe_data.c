@@ -198,7 +198,7 @@ static ag_status weights(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
 
 /* --- which ---------------------------------------------------------------------------------------- */
 
-int probe_data(const char *part, int argc, char *const *argv)
+int probe_data(int argc, char *const *argv)
 {
     static const cli_group TOKENIZER_GROUPS[] = {{"files", probe_file_flags, 0}, {"text", TOKENIZER, 0}, {0}};
     static const cli_group IMAGE_GROUPS[] = {{"files", probe_file_flags, 0}, {"the picture", IMAGE, 0}, {0}};
@@ -223,7 +223,7 @@ int probe_data(const char *part, int argc, char *const *argv)
     };
 
     for (size_t i = 0; i < sizeof PARTS / sizeof *PARTS; i++)
-        if (strcmp(PARTS[i].syntax.command + strlen("probe "), part) == 0)
+        if (strcmp(PARTS[i].syntax.command + strlen("probe "), argv[0]) == 0)
             return cli_run(&PARTS[i].syntax, sizeof(options), CLI_NO_DEVICE, argc, argv, PARTS[i].body);
     return CLI_EXIT_USAGE;
 }

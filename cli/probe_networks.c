@@ -217,7 +217,7 @@ static ag_status decode_body(ag_ctx *ctx, void *o, const cli_parsed *parsed)
     return run(ctx, o, DATA_VAE, vae_decode);
 }
 
-int probe_networks(const char *part, int argc, char *const *argv)
+int probe_networks(int argc, char *const *argv)
 {
     static const struct {
         cli_syntax syntax;
@@ -241,7 +241,7 @@ int probe_networks(const char *part, int argc, char *const *argv)
     };
 
     for (size_t i = 0; i < sizeof NETWORKS / sizeof *NETWORKS; i++)
-        if (strcmp(NETWORKS[i].syntax.command + strlen("probe "), part) == 0)
+        if (strcmp(NETWORKS[i].syntax.command + strlen("probe "), argv[0]) == 0)
             return cli_run(&NETWORKS[i].syntax, sizeof(probe_common), offsetof(probe_common, device), argc, argv,
                            NETWORKS[i].body);
     return CLI_EXIT_USAGE;

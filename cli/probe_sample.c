@@ -118,8 +118,7 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     return ag_status_of(ctx);
 }
 
-int probe_sample(const char *part, int argc, char *const *argv)
+int probe_sample(int argc, char *const *argv)
 {
-    (void)part;
     return cli_run(&SYNTAX, sizeof(options), offsetof(options, common.device), argc, argv, body);
 }

@@ -91,27 +91,29 @@ static ag_status ages_unreadable(data_ages *ages, ag_ctx *ctx, int64_t i, const 
 
 /* --- what is wrong with it ------------------------------------------------------------------- */
 
-enum { MAX_NAMED = 5 };
+enum { MAX_OFFENDER = 110, MAX_REST = 40 }; /* bytes: of one, and of " and N more" */
 
 void data_offenders_add(data_offenders *list, const char *name, const char *found)
 {
-    const size_t used = strlen(list->text);
+    const size_t used = strlen(list->text), room = sizeof list->text - used;
     const char *comma = used ? ", " : "";
 
-    if (list->n++ >= MAX_NAMED)
+    list->n++;
+    if (room < MAX_OFFENDER + MAX_REST)
         return;
+    list->n_named++;
     if (found)
-        snprintf(list->text + used, sizeof list->text - used, "%s%.60s (\"%.30s\")", comma, name, found);
+        snprintf(list->text + used, room, "%s%.60s (\"%.30s\")", comma, name, found);
     else
-        snprintf(list->text + used, sizeof list->text - used, "%s%.60s (none)", comma, name);
+        snprintf(list->text + used, room, "%s%.60s (none)", comma, name);
 }
 
 const char *data_offenders_end(data_offenders *list)
 {
     const size_t used = strlen(list->text);
 
-    if (list->n > MAX_NAMED)
-        snprintf(list->text + used, sizeof list->text - used, " and %lld more", (long long)(list->n - MAX_NAMED));
+    if (list->n > list->n_named)
+        snprintf(list->text + used, sizeof list->text - used, " and %lld more", (long long)(list->n - list->n_named));
     return list->text;
 }
 

@@ -59,15 +59,16 @@ int64_t data_ages_find(const data_ages *ages, const char *name);
 /* The age a file name begins with: see the top. False when it has none. */
 bool data_age_of_name(int64_t *age, const char *name);
 
-/* The first few of a list of wrong things, for one message: "a.png (none), b.png (\"x\") and 3 more". */
+/* A list of wrong things for one message: "a.png (none), b.png (\"x\")". All are named, until the text is
+ * full: some two hundred files; " and 3 more" counts the rest. */
 typedef struct data_offenders {
-    int64_t n;
-    char text[600];
+    int64_t n, n_named;
+    char text[12000];
 } data_offenders;
 
 /* Add one: its name, and what was found in place of an age; NULL: nothing. */
 void data_offenders_add(data_offenders *list, const char *name, const char *found);
-/* Write the end, " and 3 more", once all are added; returns list->text. */
+/* Write the end once all are added; returns list->text. */
 const char *data_offenders_end(data_offenders *list);
 
 #ifdef __cplusplus

@@ -57,6 +57,7 @@ cp faces/images/00002.png bare/30_b.png
 person="personalize --base_model tiny --self_ref_data_dir me --regularization_dir me --with_prior_preservation
     --instance_prompt me --resolution 64 --output_dir out --max_train_steps 1"
 refused 2 'instance_prompt.*is required' personalize --self_ref_data_dir me
+refused 2 'instance_prompt: wanted.*blanks' $person --instance_prompt " "
 refused 2 'rank.*got 0' $person --rank 0
 refused 2 'to_q maps 48 values to 48.*got 49' $person --rank 49
 refused 2 'none of the 1 target names' $person --lora_targets to_x
@@ -118,7 +119,7 @@ refused 3 'nowhere.png' sheet --images nowhere.png --output out.png
 refused 2 'sheet of 1' sheet --images none --output out.png
 
 # --- the judge ---
-refused 2 'wanted train or score' judge
+refused 2 'no such command; did you mean train' judge trian
 refused 3 'nowhere' judge score --judge nowhere.safetensors --images faces/images
 refused 3 '/dev/null/j' judge train --output /dev/null/j.safetensors --steps 1
 refused 2 'one of the two' faces --output out --ages 3 4 --age_max 9

@@ -243,7 +243,7 @@ static void test_set(void **state)
     ag_ctx_free(ctx);
 }
 
-/* Every picture that lacks an age or has one that cannot be read, in one line; five by name. */
+/* Every picture that lacks an age or has one that cannot be read, in one line. */
 static void test_offenders(void **state)
 {
     static const char *const cells[] = {"a.png", "1", "b.png", "old", "c.png", "", "d.png", "3.5", "gone.png", "x"};
@@ -259,9 +259,27 @@ static void test_offenders(void **state)
     check_ok(ctx, data_ages_open(&ages, ctx, in_folder("offenders.npy")));
     check_fails(ctx, data_set_open(&set, ctx, in_folder("offenders"), &ages, 0), AG_EDATA,
                 "offenders: 7 of 8 pictures have no age that is a whole number: b.png (\"old\"), c.png (\"\"), "
-                "d.png (\"3.5\"), e.png (none), f.png (none) and 2 more");
+                "d.png (\"3.5\"), e.png (none), f.png (none), g.png (none), h.png (none)");
     data_ages_close(&ages);
     ag_ctx_free(ctx);
+}
+
+/* What does not fit is counted, and what is there is whole. */
+static void test_many_offenders(void **state)
+{
+    data_offenders list = {0};
+    const char *text, *end;
+
+    (void)state;
+    for (int i = 0; i < 3000; i++)
+        data_offenders_add(&list, "a-name-of-twenty.png", "x");
+    text = data_offenders_end(&list);
+    end = strstr(text, " and ");
+    assert_non_null(end);
+    assert_int_equal(list.n, 3000);
+    assert_int_equal(atoi(end + 5), 3000 - list.n_named);
+    assert_int_equal(end - text, 28 * list.n_named - 2); /* with ", " between */
+    assert_true(strlen(text) < sizeof list.text);
 }
 
 /* Folders that say how often: ages by name in all of them, other folders passed over. */
@@ -476,6 +494,7 @@ int main(void)
         cmocka_unit_test(test_npy),       cmocka_unit_test(test_csv),
         cmocka_unit_test(test_groups),    cmocka_unit_test(test_names),
         cmocka_unit_test(test_set),       cmocka_unit_test(test_offenders),
+        cmocka_unit_test(test_many_offenders),
         cmocka_unit_test(test_repeats),   cmocka_unit_test(test_captions),
         cmocka_unit_test(test_masks),     cmocka_unit_test(test_stats),
         cmocka_unit_test(test_set_of_thousands),
