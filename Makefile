@@ -59,19 +59,19 @@ HOST     := $(OUT)/cuda-host
 HOST_OBJ := $(patsubst %,$(HOST)/%.o,$(filter-out autograd/cuda/library.c,$(CUDA_SRC))) $(patsubst %,$(HOST)/%.o,$(sort $(wildcard tests/cuda_host/*.cc)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 # What `make test DEVICE=cuda` runs: on the GPU where there is one, else on the stand-ins.
-CUDA_TESTS := test_ops test_ops_state test_tape test_r1 test_optimizer test_nn_clip test_nn_params test_nn_vae \
+CUDA_TEST_NAMES := test_ops test_ops_state test_tape test_r1 test_optimizer test_nn_clip test_nn_params test_nn_vae \
   test_nn_expected test_nn_unet
 ifneq ($(wildcard /dev/nvidia0),)
-CUDA_TESTS := $(CUDA_TESTS:%=$(OUT)/tests/%)
+CUDA_TESTS := $(CUDA_TEST_NAMES:%=$(OUT)/tests/%)
 CUDA_PROGRAM := $(BUILD)/agewright
 else
-CUDA_TESTS := $(CUDA_TESTS:%=$(HOST)/tests/%)
+CUDA_TESTS := $(CUDA_TEST_NAMES:%=$(HOST)/tests/%)
 CUDA_PROGRAM := $(BUILD)/agewright-cuda-host
 endif
 FUZZ_RUNS ?= 1000000
 
 .DEFAULT_GOAL := all
-.PHONY: all setup found help demo test bench cuda-host fuzz install clean
+.PHONY: all setup found help demo test bench cuda-host gpu-kit fuzz install clean
 .SECONDARY:
 
 all: $(BUILD)/agewright found ## build the program
@@ -114,6 +114,12 @@ run-tests-cuda: $(CUDA_TESTS) $(CUDA_PROGRAM)
 	@AG_TEST_DEVICE=cuda tests/run.sh $(CUDA_PROGRAM) $(CUDA_TESTS)
 
 cuda-host: $(BUILD)/agewright-cuda-host ## the program with --device cuda on stand-ins, without a GPU
+
+gpu-kit: $(BUILD)/gpu-kit.tar.xz ## pack program, tests and libraries for scripts/gpu_check.sh on a machine with a GPU
+
+$(BUILD)/gpu-kit.tar.xz: $(BUILD)/agewright $(CUDA_TEST_NAMES:%=$(OUT)/tests/%)
+	@[ -n "$(NVCC)" ] || { echo "the kit needs nvcc" >&2; exit 1; }
+	@scripts/gpu_kit.sh $@ $(OUT)/agewright $(CUDA_TEST_NAMES:%=$(OUT)/tests/%)
 
 bench: all ## measure the full-size model, beside PyTorch where it is installed (ROWS=a,b)
 	@scripts/bench.sh $(BUILD)/agewright $(BUILD)/bench.json "$(ROWS)"

@@ -297,6 +297,11 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static bool is_on_gpu(const bench *b)
+{
+    return ag_ctx_device(b->ctx) == AG_CUDA;
+}
+
 /* Processor seconds of this process, all threads. */
 static double cpu_now(void)
 {
@@ -306,10 +311,17 @@ static double cpu_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static double peak_gb(void)
+/* The most memory this process held: on a GPU, tensors there. */
+static double peak_gb(const bench *b)
 {
     struct rusage usage;
 
+    if (is_on_gpu(b)) {
+        size_t bytes = 0;
+        for (int l = 0; l < AG_N_LIFETIMES; l++)
+            bytes += ag_bytes_peak(b->ctx, (ag_lifetime)l);
+        return 1e-9 * (double)bytes;
+    }
     getrusage(RUSAGE_SELF, &usage);
     return 1e-9 * 1024.0 * (double)usage.ru_maxrss;
 }
@@ -320,7 +332,7 @@ static ag_status one_round(bench *b, const row *r)
 
     r->once(b);
     ag_scope_close(b->ctx, scope, NULL);
-    return ag_status_of(b->ctx);
+    return ag_wait(b->ctx);
 }
 
 static ag_status measure(bench *b, const row *r, measured *m)
@@ -340,15 +352,16 @@ static ag_status measure(bench *b, const row *r, measured *m)
         }
         m->mean += time / (double)n;
     }
-    m->gb = peak_gb();
+    m->gb = peak_gb(b);
     return ag_status_of(b->ctx);
 }
 
+/* 0 threads: a GPU did the work. */
 static ag_status print_json(const bench *b, const row *r, const measured *m)
 {
     json_t *line = json_pack("{s:s, s:s, s:I, s:I, s:i, s:s, s:f, s:f, s:f, s:f, s:f}", "side", "ours", "row", r->name,
                              "px", (json_int_t)b->o->px, "batch", (json_int_t)b->batch, "threads",
-                             ag_ctx_threads(b->ctx), "dtype", ag_dtype_name(b->compute), "seconds", m->best, "gb",
+                             is_on_gpu(b) ? 0 : ag_ctx_threads(b->ctx), "dtype", ag_dtype_name(b->compute), "seconds", m->best, "gb",
                              m->gb, "mean_s", m->mean, "cpu_s", m->cpu, "open_s", m->open);
     char *text = data_json_dump(b->ctx, line, 0);
 

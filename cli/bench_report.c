@@ -81,10 +81,11 @@ static json_t *row_object(const measurement *ours, const measurement *peer)
                      peer ? json_real(peer->gb) : json_null());
 }
 
+/* threads 0: a GPU's. */
 static void print_head(int64_t threads)
 {
     char processor[MAX_PROCESSOR] = "a processor without a name", line[MAX_PROCESSOR];
-    FILE *file = fopen("/proc/cpuinfo", "r");
+    FILE *file = threads ? fopen("/proc/cpuinfo", "r") : NULL;
 
     while (file && fgets(line, sizeof line, file)) {
         const char *value = strchr(line, ':');
@@ -95,9 +96,13 @@ static void print_head(int64_t threads)
     }
     if (file)
         fclose(file);
-    printf("%s, %lld threads. Seconds are the best of several; GB (1e9 bytes) is the most memory the process held. "
-           "A ratio is ours / peer: below 1 we are ahead.\n\n",
-           processor, (long long)threads);
+    if (threads)
+        printf("%s, %lld threads. Seconds are the best of several; GB (1e9 bytes) is the most memory the process held. ",
+               processor, (long long)threads);
+    else
+        printf("On the GPU. Seconds are the best of several rounds of ours and the median of the peer's; GB (1e9 bytes) "
+               "is the most memory that tensors held there. ");
+    printf("A ratio is ours / peer: below 1 we are ahead.\n\n");
     printf("| row             |  px | batch | dtype |  ours s | ours GB |  peer s | peer GB | time  | memory | peer |\n");
     printf("|-----------------|-----|-------|-------|---------|---------|---------|---------|-------|--------|------|\n");
 }
