@@ -151,8 +151,9 @@ ag_tensor *ag_row_loss(ag_ctx *ctx, ag_loss_kind kind, ag_tensor *prediction, ag
 ag_tensor *ag_normal(ag_ctx *ctx, ag_tensor *keys, int n_dims, const int64_t *dims);
 
 /* Each value is 0 with probability p, else x / (1 - p). Which ones is a function of (draw, element)
- * alone: element e goes when word e of the draw is below 2^32 p. 0 <= p < 1. */
-ag_tensor *ag_dropout(ag_ctx *ctx, ag_tensor *x, double p, ag_draw draw);
+ * alone: element e goes when word e of the draw is below 2^32 p. 0 <= p < 1. step: one i64 in the place of draw.step,
+ * for a step that is recorded once and repeated; it must not change before the gradient was taken. NULL: draw's. */
+ag_tensor *ag_dropout(ag_ctx *ctx, ag_tensor *x, double p, ag_draw draw, ag_tensor *step);
 
 /* --- changing tensors in place: no gradient, recording must not see them ------------------------ */
 

@@ -35,7 +35,8 @@ struct nn_adapters {
     nn_adapter **list;
     int64_t n, room;
     nn_lora_config config; /* without its targets */
-    uint32_t step;
+    ag_ctx *ctx;
+    ag_tensor *step; /* of the dropout's draws, i64 []; NULL without dropout */
     bool train;
 };
 
@@ -267,6 +268,9 @@ ag_status nn_adapters_new(nn_adapters **out, ag_ctx *ctx, nn_params *base,
         return ag_status_of(ctx);
     set->config = *config;
     set->config.targets = NULL;
+    set->ctx = ctx;
+    if (config->dropout > 0.0)
+        set->step = ag_empty(ctx, AG_MODEL, AG_I64, 0, NULL);
     nn_params_train(ctx, base, NULL, false);
     if (nn_params_new(&set->params, ctx) != AG_OK ||
         add_chosen(ctx, set, base, config) != AG_OK) {
@@ -286,6 +290,7 @@ void nn_adapters_free(nn_adapters *set)
         adapter_free(set->list[i]);
     }
     nn_params_free(set->params);
+    ag_release(set->step);
     ag_delete(set->list);
     ag_delete(set);
 }
@@ -312,7 +317,10 @@ nn_adapter_view nn_adapters_at(const nn_adapters *set, int64_t i)
 
 void nn_adapters_set_step(nn_adapters *set, uint32_t step, bool train)
 {
-    set->step = step;
+    const int64_t now = step;
+
+    if (set->step && train)
+        ag_write(set->ctx, set->step, &now, sizeof now);
     set->train = train;
 }
 
@@ -339,7 +347,7 @@ static ag_tensor *thin_product(ag_ctx *ctx, const nn_adapter *x, ag_tensor *in,
 
     if (set->train && set->config.dropout > 0.0)
         in = ag_dropout(ctx, in, set->config.dropout,
-                        (ag_draw){set->config.seed, AG_DRAW_DROPOUT, set->step, x->hash});
+                        (ag_draw){set->config.seed, AG_DRAW_DROPOUT, 0, x->hash}, set->step);
     u = opts ? ag_conv2d(ctx, in, x->a->value, NULL, *opts)
              : ag_linear(ctx, in, x->a->value, NULL);
     if (x->scale != 1.0)

@@ -90,6 +90,10 @@ int pipe_max_length(const pipe_model *model);
  * tokens are looked up among the model's words. options->words is filled in here. */
 ag_tensor *pipe_text_forward(ag_ctx *ctx, const pipe_model *model, const int64_t *ids, int64_t n, int64_t length,
                              const nn_clip_options *options);
+/* The same in two steps, of which the second reads nothing from the host: ids as a tensor, i64 [n,T], or where the
+ * model has words of its own [3,n,T] (ids of the table, rows of words, which of the two counts); the encoder on it. */
+ag_tensor *pipe_text_ids(ag_ctx *ctx, const pipe_model *model, const int64_t *ids, int64_t n, int64_t length);
+ag_tensor *pipe_text_encode(ag_ctx *ctx, const pipe_model *model, ag_tensor *ids, const nn_clip_options *options);
 /* Texts to contexts, f32 [n, T, D], without recording. */
 ag_tensor *pipe_encode_prompts(ag_ctx *ctx, const pipe_model *model, const char *const *prompts, int64_t n,
                                int max_length);

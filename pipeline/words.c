@@ -16,11 +16,12 @@ struct pipe_words {
     nn_params *params;
     char *tokens[MAX_WORDS];
     int64_t n;
-    /* of one batch; grow to the largest */
-    int64_t *table_ids, *row_ids;
-    float *mask;
+    int64_t *ids; /* [N_KINDS, room], of one batch; grow to the largest */
     int64_t room;
 };
+
+/* The parts of what pipe_text_ids() makes. */
+enum { OF_TABLE, OF_WORDS, IS_WORD, N_KINDS };
 
 void pipe_words_free(pipe_words *w)
 {
@@ -29,9 +30,7 @@ void pipe_words_free(pipe_words *w)
     nn_params_free(w->params);
     for (int64_t i = 0; i < w->n; i++)
         ag_delete(w->tokens[i]);
-    ag_delete(w->table_ids);
-    ag_delete(w->row_ids);
-    ag_delete(w->mask);
+    ag_delete(w->ids);
     ag_delete(w);
 }
 
@@ -207,21 +206,17 @@ ag_status pipe_words_save(ag_ctx *ctx, const pipe_model *m, const char *path)
 
 /* --- use ----------------------------------------------------------------------------------------------- */
 
+/* Room for what pipe_text_ids() makes of n ids. */
 static bool make_room(ag_ctx *ctx, pipe_words *w, int64_t n)
 {
-    int64_t *table_ids, *row_ids;
-    float *mask;
+    int64_t *ids;
 
     if (n <= w->room)
         return true;
-    table_ids = ag_grow(ctx, w->table_ids, (size_t)n, sizeof *table_ids, "token ids");
-    w->table_ids = table_ids ? table_ids : w->table_ids;
-    row_ids = ag_grow(ctx, w->row_ids, (size_t)n, sizeof *row_ids, "token ids");
-    w->row_ids = row_ids ? row_ids : w->row_ids;
-    mask = ag_grow(ctx, w->mask, (size_t)n, sizeof *mask, "token ids");
-    w->mask = mask ? mask : w->mask;
-    if (!table_ids || !row_ids || !mask)
+    ids = ag_grow(ctx, w->ids, (size_t)(N_KINDS * n), sizeof *ids, "token ids");
+    if (!ids)
         return false;
+    w->ids = ids;
     w->room = n;
     return true;
 }
@@ -236,30 +231,55 @@ static ag_tensor *all_rows(ag_ctx *ctx, const pipe_words *w)
     return rows;
 }
 
+static bool has_words(const pipe_model *m)
+{
+    return m->words && m->words->n > 0;
+}
+
+ag_tensor *pipe_text_ids(ag_ctx *ctx, const pipe_model *m, const int64_t *ids, int64_t n, int64_t length)
+{
+    pipe_words *w = m->words;
+    const int64_t count = n * length;
+
+    if (!has_words(m))
+        return ag_from_i64(ctx, ids, 2, (int64_t[]){n, length});
+    if (!make_room(ctx, w, count))
+        return NULL;
+    for (int64_t i = 0; i < count; i++) {
+        const bool is_new = ids[i] >= w->first_id;
+        w->ids[OF_TABLE * count + i] = is_new ? 0 : ids[i];
+        w->ids[OF_WORDS * count + i] = is_new ? ids[i] - w->first_id : 0;
+        w->ids[IS_WORD * count + i] = is_new;
+    }
+    return ag_from_i64(ctx, w->ids, 3, (int64_t[]){N_KINDS, n, length});
+}
+
+/* One kind of what pipe_text_ids() made, [n,T] or with another axis [n,T,1]. */
+static ag_tensor *kind_of(ag_ctx *ctx, ag_tensor *ids, int kind, int n_dims)
+{
+    return ag_reshape(ctx, ag_slice(ctx, ids, 0, kind, 1), n_dims, (int64_t[]){ag_dim(ids, 1), ag_dim(ids, 2), 1});
+}
+
+ag_tensor *pipe_text_encode(ag_ctx *ctx, const pipe_model *m, ag_tensor *ids, const nn_clip_options *options)
+{
+    nn_clip_options o = options ? *options : (nn_clip_options){0};
+    nn_clip_words words;
+    ag_scope scope;
+
+    if (!ids || !has_words(m))
+        return nn_clip_text_forward(ctx, m->text, ids, options);
+    scope = ag_scope_open(ctx);
+    words = (nn_clip_words){.rows = all_rows(ctx, m->words),
+                            .ids = kind_of(ctx, ids, OF_WORDS, 2),
+                            .mask = ag_cast(ctx, kind_of(ctx, ids, IS_WORD, 3), AG_F32)};
+    o.words = &words;
+    return ag_scope_close(ctx, scope, nn_clip_text_forward(ctx, m->text, kind_of(ctx, ids, OF_TABLE, 2), &o));
+}
+
 ag_tensor *pipe_text_forward(ag_ctx *ctx, const pipe_model *m, const int64_t *ids, int64_t n, int64_t length,
                              const nn_clip_options *options)
 {
-    const int64_t dims[] = {n, length, 1};
-    nn_clip_options o = options ? *options : (nn_clip_options){0};
-    nn_clip_words words;
-    pipe_words *w = m->words;
-    ag_scope scope;
+    const ag_scope scope = ag_scope_open(ctx);
 
-    if (!w || w->n == 0)
-        return nn_clip_text_forward(ctx, m->text, ag_from_i64(ctx, ids, 2, dims), options);
-    if (!make_room(ctx, w, n * length))
-        return NULL;
-    for (int64_t i = 0; i < n * length; i++) {
-        const bool is_new = ids[i] >= w->first_id;
-        w->table_ids[i] = is_new ? 0 : ids[i];
-        w->row_ids[i] = is_new ? ids[i] - w->first_id : 0;
-        w->mask[i] = is_new;
-    }
-    scope = ag_scope_open(ctx);
-    words = (nn_clip_words){.rows = all_rows(ctx, w),
-                            .ids = ag_from_i64(ctx, w->row_ids, 2, dims),
-                            .mask = ag_from_f32(ctx, w->mask, 3, dims)};
-    o.words = &words;
-    return ag_scope_close(ctx, scope,
-                          nn_clip_text_forward(ctx, m->text, ag_from_i64(ctx, w->table_ids, 2, dims), &o));
+    return ag_scope_close(ctx, scope, pipe_text_encode(ctx, m, pipe_text_ids(ctx, m, ids, n, length), options));
 }

@@ -429,7 +429,7 @@ static void test_nothing_in_nothing_out(void **state)
     NOTHING(ag_timestep_embedding(ctx, NULL, 4, true, 0));
     NOTHING(ag_row_loss(ctx, AG_LOSS_L2, NULL, NULL, 0));
     NOTHING(ag_normal(ctx, NULL, 2, one));
-    NOTHING(ag_dropout(ctx, NULL, 0.5, (ag_draw){0}));
+    NOTHING(ag_dropout(ctx, NULL, 0.5, (ag_draw){0}, NULL));
     NOTHING(ag_adamw_(ctx, NULL, NULL, NULL, NULL, NULL));
     NOTHING(ag_adamw8bit_(ctx, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1, 1));
     NOTHING(ag_sgd_(ctx, NULL, NULL, NULL, NULL));

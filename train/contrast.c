@@ -23,49 +23,33 @@ static ag_tensor *directions(ag_ctx *ctx, ag_tensor *z)
     return ag_mul(ctx, z, ag_rsqrt(ctx, ag_clamp(ctx, squares, SHORTEST * SHORTEST, INFINITY)));
 }
 
-/* f32 [n,n]: 1 where (a, b) is a pair of one kind, else 0. */
-typedef bool (*pair_kind)(int64_t a, int64_t b, int64_t n);
-
-static bool is_other(int64_t a, int64_t b, int64_t n)
+/* f32 [n,n], 1 on the diagonal, by ops alone: rows of n + 1 values that begin with a 1, read as rows of n. */
+static ag_tensor *identity(ag_ctx *ctx, int64_t n)
 {
-    (void)n;
-    return a != b;
-}
+    ag_tensor *ones = ag_full(ctx, AG_STEP, 1.0, 2, (int64_t[]){n, 1});
+    ag_tensor *rows = ag_concat(ctx, ones, ag_full(ctx, AG_STEP, 0.0, 2, (int64_t[]){n, n}), 1);
 
-static bool is_positive(int64_t a, int64_t b, int64_t n)
-{
-    return b == (a + n / 2) % n;
-}
-
-static ag_tensor *pairs(ag_ctx *ctx, pair_kind kind, int64_t n)
-{
-    float *values = ag_new(ctx, (size_t)(n * n), sizeof *values, "pairs of rows");
-    ag_tensor *t = NULL;
-
-    if (values) {
-        for (int64_t i = 0; i < n * n; i++)
-            values[i] = kind(i / n, i % n, n) ? 1.0f : 0.0f;
-        t = ag_from_f32(ctx, values, 2, (int64_t[]){n, n});
-    }
-    ag_delete(values);
-    return t;
+    rows = ag_slice(ctx, ag_reshape(ctx, rows, 1, (int64_t[]){-1}), 0, 0, n * n);
+    return ag_reshape(ctx, rows, 2, (int64_t[]){n, n});
 }
 
 ag_tensor *train_contrast(ag_ctx *ctx, ag_tensor *prediction, ag_tensor *target, double tau)
 {
     const ag_scope scope = ag_scope_open(ctx);
     int64_t n;
-    ag_tensor *z, *s, *others, *positive;
+    ag_tensor *z, *s, *same, *others, *positive;
 
     if (!prediction || !target)
         return NULL;
     n = 2 * ag_dim(prediction, 0);
     if (n == 2)
-        return ag_scalar(ctx, 0.0);
+        return ag_full(ctx, AG_STEP, 0.0, 0, NULL);
     z = ag_concat(ctx, by_channel(ctx, prediction), by_channel(ctx, target), 1);
     z = directions(ctx, z);
     s = ag_scale(ctx, ag_matmul(ctx, z, z, false, true), 1.0 / tau); /* [C,n,n], at most 1/tau */
-    others = ag_sum(ctx, ag_mul(ctx, ag_exp(ctx, s), pairs(ctx, is_other, n)), 1u << 2, false);
-    positive = ag_sum(ctx, ag_mul(ctx, s, pairs(ctx, is_positive, n)), 1u << 2, false);
+    same = identity(ctx, n);
+    others = ag_sum(ctx, ag_mul(ctx, ag_exp(ctx, s), ag_affine(ctx, same, -1.0, 1.0)), 1u << 2, false);
+    same = ag_concat(ctx, ag_slice(ctx, same, 0, n / 2, n / 2), ag_slice(ctx, same, 0, 0, n / 2), 0); /* the partner */
+    positive = ag_sum(ctx, ag_mul(ctx, s, same), 1u << 2, false);
     return ag_scope_close(ctx, scope, ag_mean(ctx, ag_sub(ctx, ag_log(ctx, others), positive), AG_ALL_AXES, false));
 }

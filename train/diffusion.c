@@ -29,36 +29,57 @@ static ag_tensor *masked_loss(ag_ctx *ctx, const train_diffusion *d, ag_tensor *
     return ag_sum(ctx, ag_mul(ctx, ag_reshape(ctx, errors, 2, places), m), 1u << 1, false);
 }
 
-static ag_status check_rows(ag_ctx *ctx, const train_diffusion *d, const train_rows *rows)
+static ag_status check_timesteps(ag_ctx *ctx, const train_diffusion *d, const int64_t *timesteps, int64_t n)
 {
-    if (rows->n < 1 || rows->n > TRAIN_MAX_ROWS)
-        return ag_fail(ctx, AG_EINVAL, "a batch of %lld rows: wanted 1 to %d", (long long)rows->n, TRAIN_MAX_ROWS);
-    for (int64_t i = 0; i < rows->n; i++)
-        if (rows->timesteps[i] < 0 || rows->timesteps[i] >= d->noise->n)
+    if (n < 1 || n > TRAIN_MAX_ROWS)
+        return ag_fail(ctx, AG_EINVAL, "a batch of %lld rows: wanted 1 to %d", (long long)n, TRAIN_MAX_ROWS);
+    for (int64_t i = 0; i < n; i++)
+        if (timesteps[i] < 0 || timesteps[i] >= d->noise->n)
             return ag_fail(ctx, AG_EINVAL, "timestep %lld of row %lld: the schedule has 0 to %lld",
-                           (long long)rows->timesteps[i], (long long)i, (long long)d->noise->n - 1);
+                           (long long)timesteps[i], (long long)i, (long long)d->noise->n - 1);
     return ag_status_of(ctx);
+}
+
+enum { T, SIGNAL, SIGMA, WEIGHT, N_KINDS };
+
+ag_tensor *train_diffusion_times(ag_ctx *ctx, const train_diffusion *d, const int64_t *timesteps, int64_t n)
+{
+    float values[N_KINDS * TRAIN_MAX_ROWS];
+
+    if (check_timesteps(ctx, d, timesteps, n) != AG_OK)
+        return NULL;
+    pipe_noise_rows(d->noise, timesteps, n, values + SIGNAL * n, values + SIGMA * n);
+    for (int64_t i = 0; i < n; i++) {
+        values[T * n + i] = (float)timesteps[i];
+        values[WEIGHT * n + i] =
+            d->snr_gamma > 0.0 ? (float)pipe_noise_min_snr(d->noise, timesteps[i], d->snr_gamma) : 1.0f;
+    }
+    return ag_from_f32(ctx, values, 2, (int64_t[]){N_KINDS, n});
+}
+
+static ag_tensor *times_of(ag_ctx *ctx, const train_diffusion *d, const train_rows *rows)
+{
+    return rows->times ? rows->times : train_diffusion_times(ctx, d, rows->timesteps, rows->n);
+}
+
+/* One kind of `times`, of the first n rows, f32 [n]. */
+static ag_tensor *kind_of(ag_ctx *ctx, ag_tensor *times, int kind, int64_t n)
+{
+    return ag_slice(ctx, ag_reshape(ctx, ag_slice(ctx, times, 0, kind, 1), 1, (int64_t[]){-1}), 0, 0, n);
 }
 
 ag_status train_diffusion_predict(train_predicted *out, ag_ctx *ctx, const train_diffusion *d, const train_rows *rows)
 {
-    float signal[TRAIN_MAX_ROWS], sigma[TRAIN_MAX_ROWS], times[TRAIN_MAX_ROWS];
-    const int64_t n = rows->n;
     const ag_scope scope = ag_scope_open(ctx);
-    ag_tensor *signal_t, *sigma_t, *t, *x, *kept[2];
+    ag_tensor *times = times_of(ctx, d, rows), *signal, *sigma, *x, *kept[2];
 
-    if (check_rows(ctx, d, rows) != AG_OK)
+    if (!times)
         return ag_status_of(ctx);
-    for (int64_t i = 0; i < n; i++)
-        times[i] = (float)rows->timesteps[i];
-    pipe_noise_rows(d->noise, rows->timesteps, n, signal, sigma);
-    signal_t = ag_from_f32(ctx, signal, 1, &n);
-    sigma_t = ag_from_f32(ctx, sigma, 1, &n);
-    t = ag_from_f32(ctx, times, 1, &n);
-
-    x = pipe_noise_add(ctx, rows->latents, rows->noise, signal_t, sigma_t);
-    kept[1] = pipe_noise_target(ctx, d->noise, rows->latents, rows->noise, signal_t, sigma_t);
-    kept[0] = nn_unet_forward(ctx, d->unet, x, t, rows->context, &d->unet_options);
+    signal = kind_of(ctx, times, SIGNAL, rows->n);
+    sigma = kind_of(ctx, times, SIGMA, rows->n);
+    x = pipe_noise_add(ctx, rows->latents, rows->noise, signal, sigma);
+    kept[1] = pipe_noise_target(ctx, d->noise, rows->latents, rows->noise, signal, sigma);
+    kept[0] = nn_unet_forward(ctx, d->unet, x, kind_of(ctx, times, T, rows->n), rows->context, &d->unet_options);
     ag_scope_close_keep(ctx, scope, kept, 2);
     *out = (train_predicted){.prediction = kept[0], .target = kept[1]};
     return ag_status_of(ctx);
@@ -67,15 +88,16 @@ ag_status train_diffusion_predict(train_predicted *out, ag_ctx *ctx, const train
 ag_tensor *train_diffusion_rows(ag_ctx *ctx, const train_diffusion *d, const train_rows *rows, const train_predicted *p,
                                 int64_t n_snr)
 {
-    float weights[TRAIN_MAX_ROWS];
     ag_tensor *loss = rows->mask ? masked_loss(ctx, d, p->prediction, p->target, rows->mask, rows->n)
                                  : ag_row_loss(ctx, d->loss_kind, p->prediction, p->target, d->huber_c);
+    ag_tensor *weights;
 
     if (d->snr_gamma <= 0.0)
         return loss;
-    for (int64_t i = 0; i < rows->n; i++)
-        weights[i] = i < n_snr ? (float)pipe_noise_min_snr(d->noise, rows->timesteps[i], d->snr_gamma) : 1.0f;
-    return ag_mul(ctx, loss, ag_from_f32(ctx, weights, 1, &rows->n));
+    weights = kind_of(ctx, times_of(ctx, d, rows), WEIGHT, n_snr);
+    if (n_snr < rows->n)
+        weights = ag_concat(ctx, weights, ag_full(ctx, AG_STEP, 1.0, 1, (int64_t[]){rows->n - n_snr}), 0);
+    return ag_mul(ctx, loss, weights);
 }
 
 ag_tensor *train_diffusion_loss(ag_ctx *ctx, const train_diffusion *diffusion, const train_rows *rows)

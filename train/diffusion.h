@@ -20,7 +20,8 @@ typedef struct train_rows {
     int64_t n;
     ag_tensor *latents;       /* f32 [n,h,w,C], scaled */
     ag_tensor *noise;         /* f32, the same shape; the offset is already in it */
-    const int64_t *timesteps; /* [n], 0 <= t < the schedule's */
+    const int64_t *timesteps; /* [n], 0 <= t < the schedule's; not looked at where there is `times` */
+    ag_tensor *times;         /* what train_diffusion_times() made of them; NULL: made when it is needed */
     ag_tensor *context;       /* f32 [n,T,D] */
     ag_tensor *mask;          /* f32 [n,h,w,1], >= 0: how much each place counts; NULL: all the same */
     ag_tensor *class_context; /* f32 [n/2,T,D]: what the frozen text encoder says of the second half; see
@@ -39,6 +40,11 @@ typedef struct train_diffusion {
 /* In f32; for another type of activations set unet_options.compute (train/precision.h) afterwards. */
 void train_diffusion_init(train_diffusion *out, const train_options *options, const nn_unet *unet,
                           const pipe_noise *noise);
+
+/* What the computation needs to know of timesteps, f32 [4,n]: t, sqrt(abar_t), sqrt(1-abar_t), min-SNR's weight (1
+ * without --snr_gamma). With it the functions below read nothing from the host, so that they can be recorded once
+ * and repeated with other values. AG_EINVAL for a timestep outside the schedule. */
+ag_tensor *train_diffusion_times(ag_ctx *ctx, const train_diffusion *diffusion, const int64_t *timesteps, int64_t n);
 
 /* What the network said of a batch and what it should have said, f32 [n,h,w,C]. */
 typedef struct train_predicted {

@@ -55,26 +55,43 @@ int64_t train_ground_prompt(const train_ground *g, const train_moment *moment, i
     return train_draw_drops(g->seed, step, r, g->options->caption_dropout) ? g->empty_prompt : prompt;
 }
 
-ag_status train_ground_draw(train_drawn *out, ag_ctx *ctx, train_ground *g, const train_moment *moment, int64_t micro)
+ag_status train_ground_draw(train_inputs *in, ag_ctx *ctx, train_ground *g, const train_moment *moment, int64_t micro)
 {
     const train_draw_counts counts = counts_at(g, moment, micro);
+    train_drawn drawn;
 
     train_lora_set_step(&g->lora, train_draw_step(&g->calendar, moment, micro));
-    return train_draw(out, ctx, &g->drawer, &g->calendar, moment, micro, &counts);
+    if (train_draw(&drawn, ctx, &g->drawer, &g->calendar, moment, micro, &counts) == AG_OK) {
+        in->at[TRAIN_IN_POSTERIOR] = drawn.posterior;
+        in->at[TRAIN_IN_NOISE] = drawn.noise;
+        in->at[TRAIN_IN_TIMES] = train_diffusion_times(ctx, &g->diffusion, drawn.timesteps, counts.rows);
+    }
+    return ag_status_of(ctx);
 }
 
-void train_ground_contexts(train_rows *batch, ag_ctx *ctx, train_ground *g, const int64_t *prompts)
+ag_status train_ground_prompts(train_inputs *in, ag_ctx *ctx, train_ground *g, const int64_t *prompts, int64_t n)
 {
-    const int64_t half = batch->n / 2;
+    const int64_t half = n / 2;
+
+    in->at[TRAIN_IN_CONTEXT] = train_prompts_given(ctx, g->prompts, g->model, prompts, n);
+    if (train_objective_wants_class_context(&g->objective))
+        in->at[TRAIN_IN_CLASS_CONTEXT] = train_prompts_given(ctx, g->prompts, g->model, prompts + half, half);
+    return ag_status_of(ctx);
+}
+
+void train_ground_rows(train_rows *batch, ag_ctx *ctx, const train_ground *g, const train_inputs *in)
+{
     bool was;
 
-    batch->context = train_prompts_context(ctx, g->prompts, g->model, prompts, batch->n, &g->text_options);
-    if (!train_objective_wants_class_context(&g->objective))
+    batch->times = in->at[TRAIN_IN_TIMES];
+    batch->context =
+        train_prompts_encode(ctx, g->prompts, g->model, in->at[TRAIN_IN_CONTEXT], &g->text_options);
+    if (!in->at[TRAIN_IN_CLASS_CONTEXT])
         return;
     was = ag_record(ctx, false);
     train_lora_use(&g->lora, false);
     batch->class_context =
-        train_prompts_context(ctx, g->prompts, g->model, prompts + half, half, &g->text_options);
+        train_prompts_encode(ctx, g->prompts, g->model, in->at[TRAIN_IN_CLASS_CONTEXT], &g->text_options);
     train_lora_use(&g->lora, true);
     ag_record(ctx, was);
 }
@@ -396,7 +413,7 @@ ag_status train_ground_run(ag_ctx *ctx, const train_recipe *recipe, const train_
 {
     train_ground *g = train_ground_new(ctx, recipe, options);
     train_method method = {.name = recipe->name, .user = g, .has_instances = recipe->has_instances,
-                           .loss = recipe->loss, .row_name = recipe->row_name, .begin = begin,
+                           .inputs = recipe->inputs, .loss = recipe->loss, .row_name = recipe->row_name, .begin = begin,
                            .validate = train_validate, .save = save};
 
     if (!g)

@@ -42,8 +42,9 @@ typedef struct train_recipe {
     char *(*prompt_of)(ag_ctx *ctx, const train_options *options, const data_item *item);
     /* What n samples draw (h and w are filled in); user is the method's struct. */
     train_draw_counts (*counts)(const void *user, int64_t n);
-    /* See train_method; user is the method's struct. */
-    ag_tensor *(*loss)(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows);
+    /* See train_method; user is the method's struct. Places of inputs: TRAIN_IN_... */
+    ag_status (*inputs)(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, train_inputs *in);
+    ag_tensor *(*loss)(ag_ctx *ctx, void *user, const train_inputs *in, ag_tensor **rows);
     void (*row_name)(void *user, const train_moment *moment, int64_t micro, int64_t row, char *text, size_t size);
 } train_recipe;
 
@@ -116,15 +117,28 @@ typedef struct train_batch {
 train_batch train_ground_batch(train_ground *ground, const train_moment *moment, int64_t micro);
 /* Batch k of an epoch. */
 train_batch train_ground_batch_at(train_ground *ground, int64_t epoch, int64_t k);
-/* The numbers of a micro-step, its dropout included. */
-ag_status train_ground_draw(train_drawn *out, ag_ctx *ctx, train_ground *ground, const train_moment *moment,
+
+/* What a micro-step computes with. */
+enum {
+    TRAIN_IN_MOMENTS,       /* f32 [m,h,w,2L], mean and log-variance; the method says of which rows */
+    TRAIN_IN_MASK,          /* f32 [m,h,w,1]; NULL: none */
+    TRAIN_IN_POSTERIOR,     /* f32 [rows,h,w,L] */
+    TRAIN_IN_NOISE,         /* f32 [noises,h,w,L] */
+    TRAIN_IN_TIMES,         /* train_diffusion_times() of the rows */
+    TRAIN_IN_CONTEXT,       /* train_prompts_given() of the rows */
+    TRAIN_IN_CLASS_CONTEXT, /* of the second half, where the objective wants it */
+};
+/* The numbers of a micro-step, its dropout included: posterior, noise, times. */
+ag_status train_ground_draw(train_inputs *in, ag_ctx *ctx, train_ground *ground, const train_moment *moment,
                             int64_t micro);
+/* The prompts of n rows: context, class_context. */
+ag_status train_ground_prompts(train_inputs *in, ag_ctx *ctx, train_ground *ground, const int64_t *prompts, int64_t n);
 /* The prompt of row r of a micro-step: `prompt`, or with --caption_dropout now and then the empty one. */
 int64_t train_ground_prompt(const train_ground *ground, const train_moment *moment, int64_t micro, int64_t r,
                             int64_t prompt);
-/* The contexts of n rows, and those of the second half as the frozen text encoder sees it where the objective wants
- * that: the context and class_context of a batch. */
-void train_ground_contexts(train_rows *batch, ag_ctx *ctx, train_ground *ground, const int64_t *prompts);
+/* What these are to the loss: the times, contexts, and those of the second half as the frozen text encoder sees it
+ * where the objective wants that. */
+void train_ground_rows(train_rows *batch, ag_ctx *ctx, const train_ground *ground, const train_inputs *in);
 
 #ifdef __cplusplus
 }

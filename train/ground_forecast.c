@@ -8,11 +8,13 @@ static ag_status foresee_update(ag_ctx *ctx, train_ground *g, const train_moment
     train_work *work = watched ? g->foresight->work : NULL;
     const ag_scope scope = ag_scope_open(ctx);
     train_update unused;
+    train_inputs in = {{NULL}};
     ag_tensor *rows;
 
     if (work)
         train_work_watch(work, ctx, TRAIN_PHASE_MICRO);
-    train_state_add(ctx, g->state, g->recipe->loss(ctx, g, moment, micro, &rows), 1.0);
+    if (g->recipe->inputs(ctx, g, moment, micro, &in) == AG_OK)
+        train_state_add(ctx, g->state, g->recipe->loss(ctx, g, &in, &rows), 1.0);
     ag_scope_close(ctx, scope, NULL);
     if (work)
         train_work_watch(work, ctx, TRAIN_PHASE_UPDATE);

@@ -32,7 +32,8 @@ static void ask_frozen(train_predicted *p, ag_ctx *ctx, const train_objective *o
     const train_rows classes = {.n = half,
                                 .latents = ag_slice(ctx, rows->latents, 0, half, half),
                                 .noise = ag_slice(ctx, rows->noise, 0, half, half),
-                                .timesteps = rows->timesteps + half,
+                                .timesteps = rows->timesteps ? rows->timesteps + half : NULL,
+                                .times = rows->times ? ag_slice(ctx, rows->times, 1, half, half) : NULL,
                                 .context = rows->class_context};
     const bool was = ag_record(ctx, false);
     train_predicted answer = {0};

@@ -95,8 +95,9 @@ static ag_tensor *joined(ag_ctx *ctx, ag_tensor *first, ag_tensor *second)
 
 /* Posteriors and masks of one half, behind those of the other. */
 static void add_side(ag_ctx *ctx, personalize *p, int s, const train_batch *b, int64_t epoch, bool masked,
-                     ag_tensor **moments, ag_tensor **masks)
+                     train_inputs *in)
 {
+    ag_tensor **moments = &in->at[TRAIN_IN_MOMENTS], **masks = &in->at[TRAIN_IN_MASK];
     train_latents *l = p->ground.latents[s];
     data_pick picks[TRAIN_MAX_ROWS];
     ag_tensor *mask;
@@ -111,29 +112,34 @@ static void add_side(ag_ctx *ctx, personalize *p, int s, const train_batch *b, i
     *masks = joined(ctx, *masks, mask);
 }
 
-static ag_tensor *loss(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows)
+static ag_status inputs(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, train_inputs *in)
 {
     personalize *p = user;
     train_ground *g = &p->ground;
     const train_batch b = train_ground_batch(g, moment, micro);
-    train_rows batch = {.n = p->n_sides * b.n};
     int64_t prompts[TRAIN_MAX_ROWS];
-    ag_tensor *moments = NULL;
     bool masked = false;
-    train_drawn d;
 
-    for (int64_t r = 0; r < batch.n; r++)
+    for (int64_t r = 0; r < p->n_sides * b.n; r++)
         prompts[r] = prompt_at(p, moment, micro, &b, r);
     for (int s = 0; s < p->n_sides; s++)
         masked |= train_latents_has_masks(g->latents[s]);
     for (int s = 0; s < p->n_sides && ag_status_of(ctx) == AG_OK; s++)
-        add_side(ctx, p, s, &b, moment->epoch, masked, &moments, &batch.mask);
-    if (ag_status_of(ctx) != AG_OK || train_ground_draw(&d, ctx, g, moment, micro) != AG_OK)
-        return NULL;
-    batch.latents = train_latents_sample(ctx, moments, d.posterior, g->scale);
-    batch.noise = d.noise;
-    batch.timesteps = d.timesteps;
-    train_ground_contexts(&batch, ctx, g, prompts);
+        add_side(ctx, p, s, &b, moment->epoch, masked, in);
+    if (ag_status_of(ctx) != AG_OK || train_ground_draw(in, ctx, g, moment, micro) != AG_OK)
+        return ag_status_of(ctx);
+    return train_ground_prompts(in, ctx, g, prompts, p->n_sides * b.n);
+}
+
+static ag_tensor *loss(ag_ctx *ctx, void *user, const train_inputs *in, ag_tensor **rows)
+{
+    const train_ground *g = user;
+    train_rows batch = {.n = ag_dim(in->at[TRAIN_IN_POSTERIOR], 0),
+                        .noise = in->at[TRAIN_IN_NOISE],
+                        .mask = in->at[TRAIN_IN_MASK]};
+
+    batch.latents = train_latents_sample(ctx, in->at[TRAIN_IN_MOMENTS], in->at[TRAIN_IN_POSTERIOR], g->scale);
+    train_ground_rows(&batch, ctx, g, in);
     return train_objective_loss(ctx, &g->objective, &g->diffusion, &batch, rows);
 }
 
@@ -318,6 +324,7 @@ static const train_recipe PERSONALIZE = {.name = "personalize",
                                          .prompt_of = prompt_with_age,
                                          .close = close_data,
                                          .counts = counts,
+                                         .inputs = inputs,
                                          .loss = loss,
                                          .row_name = row_name};
 static const train_recipe DREAMBOOTH = {.name = "dreambooth",
@@ -328,6 +335,7 @@ static const train_recipe DREAMBOOTH = {.name = "dreambooth",
                                         .prompt_of = prompt_without_age,
                                         .close = close_data,
                                         .counts = counts,
+                                        .inputs = inputs,
                                         .loss = loss,
                                         .row_name = row_name};
 

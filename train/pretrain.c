@@ -115,16 +115,26 @@ static ag_status run_stage(ag_ctx *ctx, pretrain *p, const char *name, const tra
 
 /* --- the VAE ---------------------------------------------------------------------------------------- */
 
-static ag_tensor *vae_loss(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows)
+enum { IN_PIXELS, IN_VAE_NOISE };
+
+static ag_status vae_inputs(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, train_inputs *in)
 {
     pretrain *p = user;
     const int64_t dims[] = {p->side, p->side, p->channels};
+
+    in->at[IN_PIXELS] = draw_faces(ctx, p, first_face(p, moment, micro), p->batch);
+    in->at[IN_VAE_NOISE] = train_draw_normals(ctx, p->seed, AG_DRAW_POSTERIOR,
+                                              train_draw_step(&p->calendar, moment, micro), p->batch, 3, dims);
+    return ag_status_of(ctx);
+}
+
+static ag_tensor *vae_loss(ag_ctx *ctx, void *user, const train_inputs *in, ag_tensor **rows)
+{
+    const pretrain *p = user;
     const double latents = (double)(p->side * p->side * p->channels);
-    ag_tensor *x = draw_faces(ctx, p, first_face(p, moment, micro), p->batch);
-    ag_tensor *noise = train_draw_normals(
-        ctx, p->seed, AG_DRAW_POSTERIOR, train_draw_step(&p->calendar, moment, micro), p->batch, 3, dims);
+    ag_tensor *x = in->at[IN_PIXELS];
     ag_tensor *moments = nn_vae_encode(ctx, p->model->vae, x, NULL);
-    ag_tensor *z = nn_vae_sample(ctx, p->model->vae, moments, noise);
+    ag_tensor *z = nn_vae_sample(ctx, p->model->vae, moments, in->at[IN_VAE_NOISE]);
     ag_tensor *error = ag_row_loss(ctx, AG_LOSS_SMOOTH_L1, nn_vae_decode(ctx, p->model->vae, z, NULL), x, VAE_LOSS_C);
     ag_tensor *kl = ag_scale(ctx, nn_vae_kl(ctx, p->model->vae, moments), p->options->kl_weight / latents);
 
@@ -177,7 +187,8 @@ static ag_status measure_scale(double *scale, ag_ctx *ctx, pretrain *p)
 static ag_status train_vae(ag_ctx *ctx, pretrain *p, const pipe_preset *preset, json_t *config)
 {
     const train_pretrain_options *o = p->options;
-    const train_method method = {.name = "vae", .user = p, .loss = vae_loss, .row_name = row_name, .save = save_nothing,
+    const train_method method = {.name = "vae", .user = p, .inputs = vae_inputs, .loss = vae_loss,
+                                 .row_name = row_name, .save = save_nothing,
                                  .calendar = {.n_batches = o->vae_steps, .accumulation = 1}};
     nn_vae_config vae = preset->vae;
     char *folder = vae_folder(ctx, p);
@@ -203,15 +214,14 @@ static ag_status train_vae(ag_ctx *ctx, pretrain *p, const pipe_preset *preset, 
 
 /* --- U-Net and text encoder --------------------------------------------------------------------------- */
 
-static ag_tensor *unet_loss(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows)
+enum { IN_MOMENTS, IN_POSTERIOR, IN_NOISE, IN_TIMES, IN_PROMPTS };
+
+static ag_status unet_inputs(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, train_inputs *in)
 {
     pretrain *p = user;
     const uint32_t step = train_draw_step(&p->calendar, moment, micro);
     const int64_t dims[] = {p->side, p->side, p->channels}, values = p->side * p->side * 2 * p->channels;
-    const double scale = nn_vae_config_of(p->model->vae)->scaling_factor;
-    train_rows batch = {.n = p->batch};
     int64_t timesteps[TRAIN_MAX_ROWS], prompts[TRAIN_MAX_ROWS];
-    ag_tensor *moments = ag_empty(ctx, AG_STEP, AG_F32, 4, (int64_t[]){p->batch, p->side, p->side, 2 * p->channels});
     float *host = p->pixels; /* large enough: a picture has more values than its latents */
 
     for (int64_t r = 0; r < p->batch; r++) {
@@ -221,13 +231,26 @@ static ag_tensor *unet_loss(ag_ctx *ctx, void *user, const train_moment *moment,
         timesteps[r] = train_draw_timestep(p->seed, step, r, 0, p->noise.n);
         prompts[r] = train_draw_drops(p->seed, step, r, p->options->caption_dropout) ? p->empty : p->captions[face];
     }
-    if (moments)
-        ag_write(ctx, moments, host, ag_nbytes(moments));
-    batch.latents = train_latents_sample(
-        ctx, moments, train_draw_normals(ctx, p->seed, AG_DRAW_POSTERIOR, step, p->batch, 3, dims), scale);
-    batch.noise = train_draw_normals(ctx, p->seed, AG_DRAW_NOISE, step, p->batch, 3, dims);
-    batch.timesteps = timesteps;
-    batch.context = train_prompts_context(ctx, p->prompts, p->model, prompts, p->batch, NULL);
+    in->at[IN_MOMENTS] = ag_from_f32(ctx, host, 4, (int64_t[]){p->batch, p->side, p->side, 2 * p->channels});
+    in->at[IN_POSTERIOR] = train_draw_normals(ctx, p->seed, AG_DRAW_POSTERIOR, step, p->batch, 3, dims);
+    in->at[IN_NOISE] = train_draw_normals(ctx, p->seed, AG_DRAW_NOISE, step, p->batch, 3, dims);
+    in->at[IN_TIMES] = train_diffusion_times(ctx, &p->diffusion, timesteps, p->batch);
+    in->at[IN_PROMPTS] = train_prompts_given(ctx, p->prompts, p->model, prompts, p->batch);
+    return ag_status_of(ctx);
+}
+
+static ag_tensor *unet_loss(ag_ctx *ctx, void *user, const train_inputs *in, ag_tensor **rows)
+{
+    const pretrain *p = user;
+    const double scale = nn_vae_config_of(p->model->vae)->scaling_factor;
+    const train_rows batch = {
+        .n = p->batch,
+        .latents = train_latents_sample(ctx, in->at[IN_MOMENTS], in->at[IN_POSTERIOR], scale),
+        .noise = in->at[IN_NOISE],
+        .times = in->at[IN_TIMES],
+        .context = train_prompts_encode(ctx, p->prompts, p->model, in->at[IN_PROMPTS], NULL),
+    };
+
     *rows = train_diffusion_loss(ctx, &p->diffusion, &batch);
     return ag_mean(ctx, *rows, AG_ALL_AXES, false);
 }
@@ -304,7 +327,8 @@ static ag_status train_unet(ag_ctx *ctx, pretrain *p, const pipe_preset *preset,
 {
     const train_pretrain_options *o = p->options;
     const train_options plain = {.loss_type = AG_LOSS_L2};
-    const train_method method = {.name = "unet", .user = p, .loss = unet_loss, .row_name = row_name, .save = finish_unet,
+    const train_method method = {.name = "unet", .user = p, .inputs = unet_inputs, .loss = unet_loss,
+                                 .row_name = row_name, .save = finish_unet,
                                  .calendar = {.n_batches = o->unet_steps, .accumulation = 1}};
     train_part parts[2];
 

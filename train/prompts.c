@@ -180,8 +180,7 @@ static bool make_room(ag_ctx *ctx, train_prompts *p, int64_t n)
     return true;
 }
 
-ag_tensor *train_prompts_context(ag_ctx *ctx, train_prompts *p, const pipe_model *model, const int64_t *rows,
-                                 int64_t n, const nn_clip_options *options)
+ag_tensor *train_prompts_given(ag_ctx *ctx, train_prompts *p, const pipe_model *model, const int64_t *rows, int64_t n)
 {
     const size_t values = (size_t)(p->length * p->width);
 
@@ -195,7 +194,19 @@ ag_tensor *train_prompts_context(ag_ctx *ctx, train_prompts *p, const pipe_model
     }
     for (int64_t r = 0; r < n; r++)
         memcpy(p->row_ids + r * p->length, p->ids + rows[r] * p->length, (size_t)p->length * sizeof *p->ids);
-    return pipe_text_forward(ctx, model, p->row_ids, n, p->length, options);
+    return pipe_text_ids(ctx, model, p->row_ids, n, p->length);
+}
+
+ag_tensor *train_prompts_encode(ag_ctx *ctx, const train_prompts *p, const pipe_model *model, ag_tensor *given,
+                                const nn_clip_options *options)
+{
+    return p->contexts ? given : pipe_text_encode(ctx, model, given, options);
+}
+
+ag_tensor *train_prompts_context(ag_ctx *ctx, train_prompts *p, const pipe_model *model, const int64_t *rows,
+                                 int64_t n, const nn_clip_options *options)
+{
+    return train_prompts_encode(ctx, p, model, train_prompts_given(ctx, p, model, rows, n), options);
 }
 
 /* --- words that no prompt holds ----------------------------------------------------------------------- */

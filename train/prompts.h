@@ -41,6 +41,12 @@ size_t train_prompts_bytes(const train_prompts *prompts);
  * recorded if recording is on. */
 ag_tensor *train_prompts_context(ag_ctx *ctx, train_prompts *prompts, const pipe_model *model,
                                  const int64_t *rows, int64_t n, const nn_clip_options *options);
+/* The same in two steps, of which the second reads nothing from the host: kept contexts or token ids (pipe_text_ids)
+ * of the rows; their contexts. */
+ag_tensor *train_prompts_given(ag_ctx *ctx, train_prompts *prompts, const pipe_model *model, const int64_t *rows,
+                               int64_t n);
+ag_tensor *train_prompts_encode(ag_ctx *ctx, const train_prompts *prompts, const pipe_model *model, ag_tensor *given,
+                                const nn_clip_options *options);
 
 /* Give every entry of the vocabulary that stands in none of the (prepared) prompts the mean embedding of those
  * that do. What a text encoder trained on these prompts makes of a first embedding it never met is noise, and

@@ -224,12 +224,21 @@ typedef struct micro_step {
     int64_t micro;
 } micro_step;
 
+static ag_tensor *loss_of(ag_ctx *ctx, const run *r, const train_moment *moment, int64_t micro, ag_tensor **rows)
+{
+    train_inputs in = {{NULL}};
+
+    if (r->method->inputs(ctx, r->method->user, moment, micro, &in) != AG_OK)
+        return NULL;
+    return r->method->loss(ctx, r->method->user, &in, rows);
+}
+
 static ag_tensor *loss_again(ag_ctx *ctx, void *user)
 {
     const micro_step *m = user;
     ag_tensor *rows;
 
-    return m->r->method->loss(ctx, m->r->method->user, m->moment, m->micro, &rows);
+    return loss_of(ctx, m->r, m->moment, m->micro, &rows);
 }
 
 /* Say which row and which tensor made a loss that is not finite. */
@@ -254,7 +263,7 @@ static ag_status one_micro_step(const run *r, const train_moment *moment, int64_
     const ag_scope scope = ag_scope_open(ctx);
     float value = 0.0f, rows[TRAIN_MAX_ROWS];
     ag_tensor *row_losses = NULL;
-    ag_tensor *loss = r->method->loss(ctx, r->method->user, moment, micro, &row_losses);
+    ag_tensor *loss = loss_of(ctx, r, moment, micro, &row_losses);
 
     if (loss && row_losses && ag_read(ctx, loss, &value, sizeof value) == AG_OK &&
         ag_read(ctx, row_losses, rows, ag_nbytes(row_losses)) == AG_OK) {

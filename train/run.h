@@ -18,13 +18,24 @@
 extern "C" {
 #endif
 
+/* What a micro-step computes with, in places that the method chooses; NULL where there is nothing. */
+enum { TRAIN_MAX_INPUTS = 8 };
+typedef struct train_inputs {
+    ag_tensor *at[TRAIN_MAX_INPUTS];
+} train_inputs;
+
 typedef struct train_method {
     const char *name;
     void *user;
     bool has_instances; /* the loss is logged as "instance_loss" too, as the published programs do */
     train_calendar calendar;
-    /* The loss of a micro-step, f32 []; *rows gets the per-row losses, f32 [R]. */
-    ag_tensor *(*loss)(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows);
+    /* Bring what a micro-step computes with to the device: all that differs from step to step. Which micro-step is
+     * prepared last is the one whose loss is asked for next. */
+    ag_status (*inputs)(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, train_inputs *in);
+    /* The loss on them, f32 []; *rows gets the per-row losses, f32 [R]. A function of the inputs and of what outlives
+     * a step, with nothing read from or brought from the host: it may be recorded once for each shape of the inputs
+     * and repeated. */
+    ag_tensor *(*loss)(ag_ctx *ctx, void *user, const train_inputs *in, ag_tensor **rows);
     /* Where row r of a micro-step comes from ("00012.png, prompt 1"), into text. */
     void (*row_name)(void *user, const train_moment *moment, int64_t micro, int64_t row, char *text, size_t size);
     /* Called before update `update`, on a new run and after a resume alike; NULL: nothing to do. For draws that

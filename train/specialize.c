@@ -145,26 +145,35 @@ static int64_t prompt_at(const specialize *s, const train_moment *moment, int64_
     return train_ground_prompt(g, moment, micro, r, plain ? s->plain[item] : s->aged[item]);
 }
 
-static ag_tensor *loss(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, ag_tensor **rows)
+static ag_status inputs(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, train_inputs *in)
 {
     specialize *s = user;
     train_ground *g = &s->ground;
     const train_batch b = train_ground_batch(g, moment, micro);
-    train_rows batch = {.n = ROWS_PER_PICTURE * b.n};
     int64_t prompts[TRAIN_MAX_ROWS];
-    train_drawn d;
 
-    for (int64_t r = 0; r < batch.n; r++)
+    for (int64_t r = 0; r < ROWS_PER_PICTURE * b.n; r++)
         prompts[r] = prompt_at(s, moment, micro, &b, r);
-    if (train_ground_draw(&d, ctx, g, moment, micro) != AG_OK)
-        return NULL;
-    batch.latents = train_latents_sample(
-        ctx, twice(ctx, train_latents_moments(ctx, g->latents[0], b.picks, b.n, moment->epoch)), d.posterior, g->scale);
-    batch.noise = twice(ctx, d.noise);
-    batch.timesteps = d.timesteps;
-    train_ground_contexts(&batch, ctx, g, prompts);
+    if (train_ground_draw(in, ctx, g, moment, micro) != AG_OK)
+        return ag_status_of(ctx);
+    in->at[TRAIN_IN_MOMENTS] = train_latents_moments(ctx, g->latents[0], b.picks, b.n, moment->epoch);
     if (train_latents_has_masks(g->latents[0]))
-        batch.mask = twice(ctx, train_latents_masks(ctx, g->latents[0], b.picks, b.n, moment->epoch));
+        in->at[TRAIN_IN_MASK] = train_latents_masks(ctx, g->latents[0], b.picks, b.n, moment->epoch);
+    return train_ground_prompts(in, ctx, g, prompts, ROWS_PER_PICTURE * b.n);
+}
+
+/* Of pictures: moments, mask, noise. */
+static ag_tensor *loss(ag_ctx *ctx, void *user, const train_inputs *in, ag_tensor **rows)
+{
+    const train_ground *g = user;
+    train_rows batch = {.n = ag_dim(in->at[TRAIN_IN_POSTERIOR], 0)};
+
+    batch.latents =
+        train_latents_sample(ctx, twice(ctx, in->at[TRAIN_IN_MOMENTS]), in->at[TRAIN_IN_POSTERIOR], g->scale);
+    batch.noise = twice(ctx, in->at[TRAIN_IN_NOISE]);
+    if (in->at[TRAIN_IN_MASK])
+        batch.mask = twice(ctx, in->at[TRAIN_IN_MASK]);
+    train_ground_rows(&batch, ctx, g, in);
     return train_objective_loss(ctx, &g->objective, &g->diffusion, &batch, rows);
 }
 
@@ -232,6 +241,7 @@ static const train_recipe RECIPE = {.name = "specialize",
                                     .close = close_data,
                                     .prompt_of = held_out_prompt,
                                     .counts = counts,
+                                    .inputs = inputs,
                                     .loss = loss,
                                     .row_name = row_name};
 

@@ -112,7 +112,7 @@ void train_state_free(train_state *s)
 ag_status train_state_add(ag_ctx *ctx, train_state *s, ag_tensor *loss, double weight)
 {
     const ag_scope scope = ag_scope_open(ctx);
-    ag_tensor *cotangent = ag_scalar(ctx, weight);
+    ag_tensor *cotangent = ag_full(ctx, AG_STEP, weight, 0, NULL);
 
     ag_grad(ctx, &loss, &cotangent, 1, s->params, s->grads, (int)s->n, 0);
     ag_scope_close(ctx, scope, NULL);

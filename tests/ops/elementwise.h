@@ -217,7 +217,17 @@ static ag_draw dropout_draw(const op_case *c)
 
 static ag_tensor *build_dropout(ag_ctx *ctx, ag_tensor **in, const op_case *c)
 {
-    return ag_dropout(ctx, in[0], c->p[0], dropout_draw(c));
+    return ag_dropout(ctx, in[0], c->p[0], dropout_draw(c), NULL);
+}
+
+/* The step from a tensor; the draw itself has another. */
+static ag_tensor *build_dropout_of_step(ag_ctx *ctx, ag_tensor **in, const op_case *c)
+{
+    const int64_t step = c->i[0];
+    ag_draw draw = dropout_draw(c);
+
+    draw.step = ~draw.step;
+    return ag_dropout(ctx, in[0], c->p[0], draw, ag_from_i64(ctx, &step, 0, NULL));
 }
 
 static void define_dropout(double *y, double *const *in, const op_case *c)
@@ -228,9 +238,14 @@ static void define_dropout(double *y, double *const *in, const op_case *c)
         y[i] = ag_draw_u32(&draw, (uint64_t)i) * 0x1p-32 < c->p[0] ? 0 : in[0][i] / (1 - c->p[0]);
 }
 
+static ag_tensor *refuse_dropout_step(ag_ctx *ctx, ag_tensor **in, const op_case *c)
+{
+    return ag_dropout(ctx, in[0], 0.5, dropout_draw(c), in[0]);
+}
+
 static ag_tensor *refuse_dropout(ag_ctx *ctx, ag_tensor **in, const op_case *c)
 {
-    return ag_dropout(ctx, in[0], 1.0, dropout_draw(c));
+    return ag_dropout(ctx, in[0], 1.0, dropout_draw(c), NULL);
 }
 
 static const op_case elementwise_cases[] = {
@@ -280,6 +295,8 @@ static const op_case elementwise_cases[] = {
      .i = {AG_BF16}, .tolerance = 1e-2},
     {.name = "dropout", .in = {{3, {3, 7, 5}}}, .build = build_dropout, .define = define_dropout,
      .refuse = refuse_dropout, .i = {3, 5}, .p = {0.3}},
+    {.name = "dropout of a step", .in = {{3, {3, 7, 5}}}, .build = build_dropout_of_step,
+     .define = define_dropout, .refuse = refuse_dropout_step, .i = {3, 5}, .p = {0.3}},
     {.name = "dropout in pieces", .in = {{2, {3, 701}}}, .build = build_dropout,
      .define = define_dropout, .i = {4, 1}, .p = {0.75}, .flags = NO_GRADIENT | NO_SECOND},
     {.name = "dropout of nothing", .in = {{1, {9}}}, .build = build_dropout,
