@@ -224,6 +224,11 @@ static bool open_cuda(ag_ctx *ctx)
         ag_fail(ctx, AG_EDEVICE, "device cuda: this program was built without the CUDA toolkit; use --device cpu");
         return false;
     }
+    ctx->bundle = ag_bundle_new();
+    if (!ctx->bundle) {
+        ag_fail(ctx, AG_ENOMEM, "no memory for the CUDA back end");
+        return false;
+    }
     ctx->cuda = api->open(ctx);
     if (ctx->cuda)
         ctx->cuda_api = api;
@@ -265,6 +270,7 @@ void ag_ctx_free(ag_ctx *ctx)
 {
     if (!ctx)
         return;
+    ag_bundle_free(ctx);
     for (size_t i = 0; i < ctx->n_pool; i++)
         ag_release(ctx->pool[i]);
     for (int h = 0; h < AG_N_HEAPS; h++)
@@ -304,7 +310,7 @@ struct ag_cuda *ag_cuda_of(ag_ctx *ctx)
 
 ag_status ag_wait(ag_ctx *ctx)
 {
-    return ctx->cuda && ctx->status == AG_OK ? ctx->cuda_api->wait(ctx->cuda) : ctx->status;
+    return ag_bundle_run(ctx) == AG_OK && ctx->cuda ? ctx->cuda_api->wait(ctx->cuda) : ctx->status;
 }
 
 void ag_observe(ag_ctx *ctx, ag_observer observer, void *user)

@@ -19,10 +19,13 @@ extern "C" {
 typedef struct ag_cuda ag_cuda;             /* a device as one context sees it: stream, libraries */
 typedef struct ag_cuda_range ag_cuda_range; /* reserved device addresses */
 
+/* run or each queues; neither waits. */
 typedef struct ag_cuda_kernel {
     const ag_op *op;
-    ag_kernel run;                          /* queues; never waits */
-    size_t (*scratch)(const ag_call *call); /* what run() takes by ag_scratch(); NULL: nothing */
+    ag_kernel run;
+    size_t (*scratch)(const ag_call *call); /* what a call takes by ag_scratch(); NULL: nothing */
+    /* In the place of run: n >= 1 calls of the op that do not depend on each other, in as few launches as can be. */
+    ag_status (*each)(const ag_call *calls, int n);
 } ag_cuda_kernel;
 
 typedef struct ag_cuda_api {

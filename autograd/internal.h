@@ -23,6 +23,7 @@ typedef struct ag_storage {
 } ag_storage;
 
 typedef struct ag_gnode ag_gnode;
+typedef struct ag_bundle ag_bundle;
 
 struct ag_tensor {
     ag_ctx *ctx;
@@ -104,6 +105,7 @@ struct ag_ctx {
     struct cpu_state *cpu;
     const ag_cuda_api *cuda_api; /* of a context on AG_CUDA */
     ag_cuda *cuda;
+    ag_bundle *bundle;           /* NULL on other devices */
 };
 
 /* Host records; give() takes the size that take() was called with. */
@@ -121,6 +123,13 @@ ag_tensor *ag_tensor_stand_in(ag_ctx *ctx, const ag_tensor *t, bool with_data, a
 ag_tensor *ag_pool_add(ag_ctx *ctx, ag_tensor *t);
 void ag_storage_release(ag_ctx *ctx, ag_storage *storage);
 void ag_scratch_release(ag_ctx *ctx); /* everything the running op took */
+
+/* bundle.c: calls that were put off (ag_bundle_begin). False when this one is not to be: run it now. */
+ag_bundle *ag_bundle_new(void); /* NULL when memory is refused */
+void ag_bundle_free(ag_ctx *ctx);
+bool ag_bundle_put(const ag_call *call, const ag_cuda_kernel *kernel);
+/* Run what was put off: before anything else is queued, and before the host looks. */
+ag_status ag_bundle_run(ag_ctx *ctx);
 
 ag_gnode *ag_gnode_new(ag_ctx *ctx);
 void ag_gnode_release(ag_gnode *node);

@@ -124,57 +124,64 @@ static void default_cost(const ag_call *call, ag_cost *cost)
         cost->bytes += (double)ag_nbytes(call->out[i]);
 }
 
-/* The device's kernel; NULL when it has none. The scratch of a cost rule is the CPU's. */
-static ag_kernel kernel_of(const ag_call *call, ag_cost *cost)
-{
-    const ag_ctx *ctx = call->ctx;
-    const ag_cuda_kernel *kernel;
+static const char *const DEVICE_NAMES[AG_N_DEVICES] = {"cpu", "cuda", "meta"};
 
-    if (!ctx->cuda)
-        return call->op->run[ctx->options.device];
-    kernel = ctx->cuda_api->kernel(call->op);
-    cost->scratch = kernel && kernel->scratch ? kernel->scratch(call) : 0;
-    return kernel ? kernel->run : NULL;
+static ag_status run_kernel(ag_call *call)
+{
+    ag_ctx *ctx = call->ctx;
+    const ag_cuda_kernel *on_cuda = ctx->cuda ? ctx->cuda_api->kernel(call->op) : NULL;
+    const ag_kernel kernel = ctx->cuda ? NULL : call->op->run[ctx->options.device];
+    ag_status status;
+
+    if (!on_cuda && !kernel)
+        return ag_fail(ctx, AG_EUNSUPPORTED, "%s: no kernel for %s", call->op->name, DEVICE_NAMES[ctx->options.device]);
+    if (on_cuda && ag_bundle_put(call, on_cuda))
+        return ctx->status;
+    if (on_cuda && ag_bundle_run(ctx) != AG_OK)
+        return ctx->status;
+    status = kernel ? kernel(call) : on_cuda->each ? on_cuda->each(call, 1) : on_cuda->run(call);
+    return status == AG_OK ? AG_OK : ag_fail(ctx, status, "%s failed", call->op->name);
 }
 
-static const char *const DEVICE_NAMES[AG_N_DEVICES] = {"cpu", "cuda", "meta"};
+/* What an observer, or AG_META, is told. The scratch of a cost rule is the CPU's. */
+static ag_cost cost_of(const ag_call *call)
+{
+    const ag_ctx *ctx = call->ctx;
+    const ag_cuda_kernel *on_cuda;
+    ag_cost cost;
+
+    default_cost(call, &cost);
+    if (call->op->cost)
+        call->op->cost(call, &cost);
+    if (ctx->cuda) {
+        on_cuda = ctx->cuda_api->kernel(call->op);
+        cost.scratch = on_cuda && on_cuda->scratch ? on_cuda->scratch(call) : 0;
+    }
+    return cost;
+}
 
 static ag_status run(ag_call *call)
 {
     ag_ctx *ctx = call->ctx;
-    const ag_device device = ctx->options.device;
-    const bool is_view = !call->op->run[AG_CPU];
-    const bool costs = ctx->observer || device == AG_META;
+    const bool is_meta = ctx->options.device == AG_META, is_view = !call->op->run[AG_CPU];
     ag_cost cost = {0};
-    ag_kernel kernel;
     double start = 0.0;
 
     if (is_view)
         return AG_OK;
-    if (costs) {
-        default_cost(call, &cost);
-        if (call->op->cost)
-            call->op->cost(call, &cost);
-    }
-    kernel = kernel_of(call, &cost);
-    if (device == AG_META) {
-        if (cost.scratch)
-            ag_scratch(ctx, cost.scratch);
-    } else if (!kernel) {
-        ag_fail(ctx, AG_EUNSUPPORTED, "%s: no kernel for %s", call->op->name, DEVICE_NAMES[device]);
-    } else {
-        ag_status status;
-        if (ctx->observer && ag_wait(ctx) == AG_OK)
-            start = seconds();
-        status = kernel(call);
-        if (status != AG_OK)
-            ag_fail(ctx, status, "%s failed", call->op->name);
-        if (ctx->observer)
-            ag_wait(ctx);
-    }
+    if (ctx->observer || is_meta)
+        cost = cost_of(call);
+    if (ctx->observer && !is_meta && ag_wait(ctx) == AG_OK)
+        start = seconds();
+    if (!is_meta)
+        run_kernel(call);
+    else if (cost.scratch)
+        ag_scratch(ctx, cost.scratch);
+    if (ctx->observer && !is_meta)
+        ag_wait(ctx);
     ag_scratch_release(ctx);
     if (ctx->observer && ctx->status == AG_OK)
-        ctx->observer(ctx->observer_user, call, &cost, device == AG_META ? 0.0 : seconds() - start);
+        ctx->observer(ctx->observer_user, call, &cost, is_meta ? 0.0 : seconds() - start);
     return ctx->status;
 }
 

@@ -157,19 +157,32 @@ ag_tensor *ag_dropout(ag_ctx *ctx, ag_tensor *x, double p, ag_draw draw, ag_tens
 
 /* --- changing tensors in place: no gradient, recording must not see them ------------------------ */
 
+/* Calls of ops of this and the next section that stand between the two do not depend on each other, so a device may
+ * put them off and run those of one op as one (AG_CUDA: adamw_, fill_, ... of all parameters at once). Whatever else
+ * is done, reading too, comes after what was put off. A bundle does not stand inside another. */
+void ag_bundle_begin(ag_ctx *ctx);
+ag_status ag_bundle_end(ag_ctx *ctx);
+
 ag_tensor *ag_add_(ag_ctx *ctx, ag_tensor *y, ag_tensor *x);      /* y += x, y f32 */
 ag_tensor *ag_scale_(ag_ctx *ctx, ag_tensor *y, ag_tensor *factor); /* y *= factor[] */
 ag_tensor *ag_fill_(ag_ctx *ctx, ag_tensor *y, double value);
 ag_tensor *ag_lerp_(ag_ctx *ctx, ag_tensor *y, ag_tensor *x, ag_tensor *weight); /* y += weight[] (x - y): EMA */
-/* Sum of squares of x added in double into slot `index` of `sums` (f64 [n]); for gradient norms. */
-ag_tensor *ag_add_sumsq_(ag_ctx *ctx, ag_tensor *sums, ag_tensor *x, int64_t index);
+/* Sum of squares of x, in double, into slot `index` of `sums` (f64 [n]). */
+ag_tensor *ag_sumsq_(ag_ctx *ctx, ag_tensor *sums, ag_tensor *x, int64_t index);
+/* Clipping by a joint norm (Pascanu et al. 2013), as PyTorch's clip_grad_norm_. scalars is f64 [groups, n], and s
+ * what stands in row 0 of its `column`, the scale of the gradients so far:
+ *   norm[0] = s sqrt(sum of sums)      every row's scale *= min(1, max_norm / (norm[0] + 1e-6))
+ * or, without a max_norm above 0, 1; or NaN where the norm is not finite, which no optimizer's step follows. norm and
+ * sums are f64 [any]. */
+ag_tensor *ag_clip_(ag_ctx *ctx, ag_tensor *scalars, ag_tensor *norm, ag_tensor *sums, int64_t column,
+                    double max_norm);
 
 /* --- optimizers (autograd/ops/optimizer.c): as above ------------------------------------------- */
 
 /* Each changes the parameter p and its states by one update with the gradient g; all are f32 of one
  * shape unless said otherwise. `scalars` [n], f64 (or f32), are the numbers of the update; their places,
  * and every rule, stand in autograd/cpu/optimizer.h, adamw8bit.h and adafactor.h. The scalar grad_scale
- * multiplies g first (clipping); a grad_scale of 0 with a non-finite g leaves the tensors alone. */
+ * multiplies g first (clipping); one that is not a number leaves the tensors alone. */
 ag_tensor *ag_adamw_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *v, ag_tensor *g, ag_tensor *scalars);
 /* m and v are u8 [numel], their maxima f32 [ceil(numel / 256)]. Blocks follow the order of p, with taps 1;
  * or that of [.., channels, taps] where p is kept as [.., taps, channels]. */

@@ -256,7 +256,7 @@ ag_status ag_write(ag_ctx *ctx, ag_tensor *t, const void *host, size_t bytes)
     if (status != AG_OK || !bytes || !ag_data(t))
         return status;
     if (ctx->cuda)
-        return ctx->cuda_api->write(ctx->cuda, ag_data(t), host, bytes);
+        return ag_bundle_run(ctx) != AG_OK ? ctx->status : ctx->cuda_api->write(ctx->cuda, ag_data(t), host, bytes);
     memcpy(ag_data(t), host, bytes);
     return AG_OK;
 }
@@ -268,7 +268,7 @@ ag_status ag_read(ag_ctx *ctx, const ag_tensor *t, void *host, size_t bytes)
     if (status != AG_OK || !bytes)
         return status;
     if (ctx->cuda)
-        return ctx->cuda_api->read(ctx->cuda, host, ag_data(t), bytes);
+        return ag_bundle_run(ctx) != AG_OK ? ctx->status : ctx->cuda_api->read(ctx->cuda, host, ag_data(t), bytes);
     if (ag_data(t))
         memcpy(host, ag_data(t), bytes);
     else

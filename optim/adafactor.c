@@ -42,11 +42,6 @@ static ag_adafactor_shape shape_of(const opt_optimizer *opt, int64_t i)
     return (ag_adafactor_shape){n / (rows * cols * lanes), rows, cols, lanes};
 }
 
-static void make_common(ag_ctx *ctx, opt_optimizer *opt)
-{
-    opt->common = ag_empty(ctx, AG_MODEL, AG_F64, 1, (int64_t[]){2});
-}
-
 static void make(ag_ctx *ctx, opt_optimizer *opt, int64_t i)
 {
     const ag_adafactor_shape s = shape_of(opt, i);
@@ -95,8 +90,9 @@ const opt_rule opt_adafactor = {
     .uses = OPT_USES_BETA1 | OPT_USES_EPS,
     .slots = {[COL] = "exp_avg_sq_col", [ROW] = "exp_avg_sq_row", [M] = "exp_avg"},
     .n_scalars = CPU_ADAFACTOR_N,
+    .grad_scale = CPU_ADAFACTOR_GRAD_SCALE,
+    .n_common = 2,
     .check = check,
-    .make_common = make_common,
     .make = make,
     .rate = rate,
     .scalars = scalars,

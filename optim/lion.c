@@ -31,6 +31,7 @@ const opt_rule opt_lion = {
     .uses = OPT_USES_BETA1 | OPT_USES_BETA2,
     .slots = {"exp_avg"},
     .n_scalars = CPU_LION_N,
+    .grad_scale = CPU_LION_GRAD_SCALE,
     .make = make,
     .scalars = scalars,
     .step = step,

@@ -1,4 +1,4 @@
-/* optimizer.c - what all optimizers share, the gradient norm and the moving average; see optimizer.h.
+/* optimizer.c - what all optimizers share, and the moving average; see optimizer.h.
  *
  * The rules are in files of their own; rules.h says what a rule is.
  */
@@ -124,8 +124,35 @@ static ag_status take_groups(ag_ctx *ctx, opt_optimizer *opt, const opt_params *
         opt->group_of[i] = group_number(opt, g);
     }
     opt->scalars = ag_new(ctx, (size_t)opt->n_groups, sizeof *opt->scalars, "optimizer");
-    for (int k = 0; opt->scalars && k < opt->n_groups; k++)
-        opt->scalars[k] = ag_empty(ctx, AG_MODEL, AG_F64, 1, (int64_t[]){opt->rule->n_scalars});
+    return ag_status_of(ctx);
+}
+
+/* n values of a list from `first` on, the caller's. */
+static ag_tensor *view_of(ag_ctx *ctx, ag_tensor *list, int64_t first, int64_t n)
+{
+    const ag_scope scope = ag_scope_open(ctx);
+    ag_tensor *view = ag_retain(ag_slice(ctx, list, 0, first, n));
+
+    ag_scope_close(ctx, scope, NULL);
+    return view;
+}
+
+static ag_status take_numbers(ag_ctx *ctx, opt_optimizer *opt)
+{
+    const int64_t n_scalars = opt->rule->n_scalars, n_common = opt->rule->n_common;
+
+    opt->host_scalars = ag_new(ctx, (size_t)(opt->n_groups * n_scalars), sizeof *opt->host_scalars, "optimizer");
+    opt->all_scalars = ag_empty(ctx, AG_MODEL, AG_F64, 2, (int64_t[]){opt->n_groups, n_scalars});
+    for (int k = 0; k < opt->n_groups; k++) {
+        const ag_scope scope = ag_scope_open(ctx);
+        ag_tensor *row = ag_slice(ctx, opt->all_scalars, 0, k, 1);
+        opt->scalars[k] = ag_retain(ag_reshape(ctx, row, 1, &n_scalars));
+        ag_scope_close(ctx, scope, NULL);
+    }
+    opt->sums = ag_empty(ctx, AG_MODEL, AG_F64, 1, (int64_t[]){opt->n});
+    opt->seen = ag_empty(ctx, AG_MODEL, AG_F64, 1, (int64_t[]){1 + n_common});
+    if (n_common)
+        opt->common = view_of(ctx, opt->seen, 1, n_common);
     return ag_status_of(ctx);
 }
 
@@ -148,8 +175,8 @@ static ag_status take_layouts(ag_ctx *ctx, opt_optimizer *opt, const opt_params 
 static ag_status take_states(ag_ctx *ctx, opt_optimizer *opt)
 {
     opt->slots = ag_new(ctx, (size_t)(OPT_MAX_SLOTS * opt->n) + 1, sizeof *opt->slots, "optimizer");
-    if (opt->slots && opt->rule->make_common)
-        opt->rule->make_common(ctx, opt);
+    if (opt->slots && opt->rule->begin_common)
+        opt->rule->begin_common(ctx, opt);
     for (int64_t i = 0; opt->slots && i < opt->n && ag_status_of(ctx) == AG_OK; i++)
         opt->rule->make(ctx, opt, i);
     return ag_status_of(ctx);
@@ -170,7 +197,7 @@ ag_status opt_new(opt_optimizer **out, ag_ctx *ctx, const opt_config *config, co
     opt->names = params->names;
     opt->n = params->n;
     if (take_groups(ctx, opt, params) != AG_OK || take_layouts(ctx, opt, params) != AG_OK ||
-        take_states(ctx, opt) != AG_OK) {
+        take_numbers(ctx, opt) != AG_OK || take_states(ctx, opt) != AG_OK) {
         opt_free(opt);
         return ag_status_of(ctx);
     }
@@ -187,7 +214,11 @@ void opt_free(opt_optimizer *opt)
     for (int k = 0; opt->scalars && k < opt->n_groups; k++)
         ag_release(opt->scalars[k]);
     ag_release(opt->common);
+    ag_release(opt->seen);
+    ag_release(opt->sums);
+    ag_release(opt->all_scalars);
     ag_delete(opt->slots);
+    ag_delete(opt->host_scalars);
     ag_delete(opt->scalars);
     ag_delete(opt->groups);
     ag_delete(opt->group_of);
@@ -212,48 +243,90 @@ ag_tensor *opt_scalars_of(const opt_optimizer *opt, int64_t i)
     return opt->scalars[opt->group_of[i]];
 }
 
-static void write_scalars(ag_ctx *ctx, opt_optimizer *opt, const opt_moment *now)
+ag_status opt_prepare(ag_ctx *ctx, opt_optimizer *opt, int64_t update, double lr, double grad_scale)
 {
-    for (int k = 0; k < opt->n_groups; k++) {
-        double scalars[OPT_MAX_SCALARS] = {0};
-        opt_config c = opt->config;
-        opt_moment here = *now;
-        here.lr *= opt->groups[k].lr_factor;
-        c.weight_decay *= opt->groups[k].decay_factor;
-        opt->rule->scalars(scalars, &c, &here);
-        ag_write(ctx, opt->scalars[k], scalars, (size_t)opt->rule->n_scalars * sizeof *scalars);
-    }
-}
-
-ag_status opt_update(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, int64_t update, double lr,
-                     double grad_scale)
-{
-    const opt_rule *rule = opt->rule;
     const opt_moment now = {.t = (double)update, .lr = opt_rate(opt, update, lr), .grad_scale = grad_scale};
+    const opt_rule *rule = opt->rule;
     const bool was = ag_record(ctx, false);
 
-    write_scalars(ctx, opt, &now);
+    for (int k = 0; k < opt->n_groups; k++) {
+        opt_config c = opt->config;
+        opt_moment here = now;
+        here.lr *= opt->groups[k].lr_factor;
+        c.weight_decay *= opt->groups[k].decay_factor;
+        rule->scalars(opt->host_scalars + k * rule->n_scalars, &c, &here);
+    }
+    ag_write(ctx, opt->all_scalars, opt->host_scalars, ag_nbytes(opt->all_scalars));
     for (int64_t i = 0; update == 1 && rule->first && i < opt->n; i++)
         rule->first(ctx, opt, i);
-    if (rule->collect) {
-        rule->between(ctx, opt, false);
-        for (int64_t i = 0; i < opt->n; i++)
-            rule->collect(ctx, opt, i, grads[i]);
-        rule->between(ctx, opt, true);
-    }
-    for (int64_t i = 0; i < opt->n; i++)
-        rule->step(ctx, opt, i, grads[i]);
     ag_record(ctx, was);
     return ag_status_of(ctx);
 }
 
-ag_status opt_read_d(double *d, ag_ctx *ctx, const opt_optimizer *opt)
+/* One pass of a rule over all parameters. */
+static void pass(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads,
+                 void (*one)(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad))
 {
-    double known[CPU_PRODIGY_STATES] = {0};
+    ag_bundle_begin(ctx);
+    for (int64_t i = 0; i < opt->n; i++)
+        one(ctx, opt, i, grads[i]);
+    ag_bundle_end(ctx);
+}
 
-    *d = NAN;
-    if (opt->config.kind == OPT_PRODIGY && ag_read(ctx, opt->common, known, sizeof known) == AG_OK)
-        *d = known[CPU_PRODIGY_D];
+static void measure(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad)
+{
+    ag_sumsq_(ctx, opt->sums, grad, i);
+}
+
+ag_status opt_step(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, double max_norm)
+{
+    const opt_rule *rule = opt->rule;
+    const bool was = ag_record(ctx, false);
+
+    pass(ctx, opt, grads, measure);
+    ag_clip_(ctx, opt->all_scalars, opt->seen, opt->sums, rule->grad_scale, max_norm);
+    if (rule->collect) {
+        rule->between(ctx, opt, false);
+        pass(ctx, opt, grads, rule->collect);
+        rule->between(ctx, opt, true);
+    }
+    pass(ctx, opt, grads, rule->step);
+    ag_record(ctx, was);
+    return ag_status_of(ctx);
+}
+
+ag_status opt_update(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, int64_t update, double lr,
+                     double grad_scale, double max_norm)
+{
+    if (opt_prepare(ctx, opt, update, lr, grad_scale) == AG_OK)
+        opt_step(ctx, opt, grads, max_norm);
+    return ag_status_of(ctx);
+}
+
+static const char *find_nonfinite(ag_ctx *ctx, const opt_optimizer *opt)
+{
+    const double *sums = ag_look(ctx, opt->sums);
+    const char *name = "no single tensor";
+
+    for (int64_t i = opt->n - 1; sums && i >= 0; i--)
+        if (!isfinite(sums[i]))
+            name = opt->names[i];
+    ag_look_away(opt->sums, sums);
+    return name;
+}
+
+ag_status opt_look(opt_sight *out, ag_ctx *ctx, const opt_optimizer *opt)
+{
+    double seen[1 + OPT_MAX_COMMON] = {0};
+
+    *out = (opt_sight){.grad_norm = NAN, .d = NAN};
+    if (ag_read(ctx, opt->seen, seen, ag_nbytes(opt->seen)) != AG_OK)
+        return ag_status_of(ctx);
+    out->grad_norm = seen[0];
+    if (opt->config.kind == OPT_PRODIGY)
+        out->d = seen[1 + CPU_PRODIGY_D];
+    if (!isfinite(seen[0]))
+        out->nonfinite = find_nonfinite(ctx, opt);
     return ag_status_of(ctx);
 }
 
@@ -277,41 +350,6 @@ ag_tensor *opt_state_at(const opt_optimizer *opt, int64_t i, char *text, size_t 
         }
     snprintf(text, size, "%s", opt->rule->common_name);
     return opt->common;
-}
-
-/* --- gradients ------------------------------------------------------------------------------------ */
-
-enum { NORM_CHUNK = 256 }; /* tensors summed between two looks at the result */
-
-ag_status opt_grad_norm(double *norm, ag_ctx *ctx, ag_tensor *const *grads, const char *const *names, int64_t n)
-{
-    const ag_scope scope = ag_scope_open(ctx);
-    const bool was = ag_record(ctx, false);
-    ag_tensor *sums = ag_empty(ctx, AG_STEP, AG_F64, 1, (int64_t[]){NORM_CHUNK});
-    double total = 0.0;
-
-    for (int64_t from = 0; from < n && ag_status_of(ctx) == AG_OK; from += NORM_CHUNK) {
-        const int64_t count = n - from < NORM_CHUNK ? n - from : NORM_CHUNK;
-        double host[NORM_CHUNK] = {0};
-        ag_write(ctx, sums, host, sizeof host);
-        for (int64_t i = 0; i < count; i++)
-            ag_add_sumsq_(ctx, sums, grads[from + i], i);
-        ag_read(ctx, sums, host, sizeof host);
-        for (int64_t i = 0; i < count && ag_status_of(ctx) == AG_OK; i++) {
-            if (!isfinite(host[i]))
-                ag_fail(ctx, AG_ENUMERIC, "the gradient of %s is not finite", names[from + i]);
-            total += host[i];
-        }
-    }
-    *norm = sqrt(total);
-    ag_record(ctx, was);
-    ag_scope_close(ctx, scope, NULL);
-    return ag_status_of(ctx);
-}
-
-double opt_clip_factor(double norm, double max_norm)
-{
-    return max_norm > 0.0 ? fmin(1.0, max_norm / (norm + 1e-6)) : 1.0;
 }
 
 /* --- moving average --------------------------------------------------------------------------------- */
@@ -370,8 +408,10 @@ ag_status opt_ema_update(ag_ctx *ctx, opt_ema *ema, int64_t update)
     const bool was = ag_record(ctx, false);
 
     ag_write(ctx, ema->weight, &weight, sizeof weight);
+    ag_bundle_begin(ctx);
     for (int64_t i = 0; i < ema->n; i++)
         ag_lerp_(ctx, ema->shadow[i], ema->params[i], ema->weight);
+    ag_bundle_end(ctx);
     ag_record(ctx, was);
     return ag_status_of(ctx);
 }

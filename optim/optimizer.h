@@ -5,7 +5,8 @@
  * optimizer's state without knowing which it is.
  *
  * Numbers that change from update to update (rate, bias corrections, gradient scale) travel in a
- * small tensor, not in arguments, so that an update can be captured and replayed.
+ * small tensor, not in arguments, so that an update can be captured and replayed; so does the factor of clipping, which
+ * nobody waits for.
  */
 #ifndef OPT_OPTIMIZER_H
 #define OPT_OPTIMIZER_H
@@ -92,32 +93,34 @@ typedef struct opt_optimizer opt_optimizer;
 ag_status opt_new(opt_optimizer **out, ag_ctx *ctx, const opt_config *config, const opt_params *params);
 void opt_free(opt_optimizer *opt); /* NULL is fine */
 
-/* Update number `update` (from 1) with rate lr. grads[i] belongs to tensor i; each is multiplied by
- * grad_scale first (clipping). What a rule remembers of the first values (Ranger, Prodigy) is taken at
- * update 1. */
+/* Update number `update` (from 1) with rate lr; queued, nothing is waited for. grads[i] belongs to tensor i; each is
+ * multiplied by grad_scale first, and then by the factor that brings their joint norm down to max_norm (PyTorch's
+ * clip_grad_norm_: min(1, max_norm / (norm + 1e-6)); max_norm <= 0: none). With a gradient that is not finite the
+ * tensors and their states stay as they are, which opt_look() tells. What a rule remembers of the first values
+ * (Ranger, Prodigy) is taken at update 1. */
 ag_status opt_update(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, int64_t update, double lr,
-                     double grad_scale);
+                     double grad_scale, double max_norm);
+
+/* The two parts of that, for who repeats the second without running it anew: what changes from update to update; and
+ * ops alone, the same every time. */
+ag_status opt_prepare(ag_ctx *ctx, opt_optimizer *opt, int64_t update, double lr, double grad_scale);
+ag_status opt_step(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, double max_norm);
+
+/* What the last update saw. */
+typedef struct opt_sight {
+    double grad_norm;      /* sqrt(sum_i |grad_scale grads[i]|^2), in double in a fixed order; before clipping */
+    double d;              /* Prodigy's, after it; NAN with the other rules */
+    const char *nonfinite; /* the first tensor whose gradient was not finite; NULL: none, there was an update */
+} opt_sight;
+ag_status opt_look(opt_sight *out, ag_ctx *ctx, const opt_optimizer *opt); /* reads once; waits */
 
 /* The rate that this update uses when it is given lr. */
 double opt_rate(const opt_optimizer *opt, int64_t update, double lr);
-
-/* Prodigy's d as it is now; NAN with the other rules. */
-ag_status opt_read_d(double *d, ag_ctx *ctx, const opt_optimizer *opt);
 
 /* The state, for checkpoints: tensor i (f32, f64 or u8), its name ("exp_avg.<parameter>") in text of
  * `size` bytes. */
 int64_t opt_state_count(const opt_optimizer *opt);
 ag_tensor *opt_state_at(const opt_optimizer *opt, int64_t i, char *text, size_t size);
-
-/* --- the joint size of gradients ----------------------------------------------------------------- */
-
-/* norm = sqrt(sum_i |grads[i]|^2), summed in double in a fixed order.
- * AG_ENUMERIC, naming the first tensor at fault, when it is not finite. */
-ag_status opt_grad_norm(double *norm, ag_ctx *ctx, ag_tensor *const *grads, const char *const *names, int64_t n);
-
-/* min(1, max_norm / (norm + 1e-6)), the factor of PyTorch's clip_grad_norm_ (Pascanu et al. 2013);
- * 1 when max_norm <= 0. */
-double opt_clip_factor(double norm, double max_norm);
 
 /* --- exponential moving average -------------------------------------------------------------------- */
 

@@ -25,14 +25,12 @@ static ag_status check(ag_ctx *ctx, const opt_config *c)
     return AG_OK;
 }
 
-static void make_common(ag_ctx *ctx, opt_optimizer *opt)
+static void begin_common(ag_ctx *ctx, opt_optimizer *opt)
 {
     double d[CPU_PRODIGY_STATES] = {[CPU_PRODIGY_D] = opt->config.prodigy.d0,
                                     [CPU_PRODIGY_D_MAX] = opt->config.prodigy.d0};
 
-    opt->common = ag_empty(ctx, AG_MODEL, AG_F64, 1, (int64_t[]){CPU_PRODIGY_STATES});
-    if (opt->common)
-        ag_write(ctx, opt->common, d, sizeof d);
+    ag_write(ctx, opt->common, d, sizeof d);
 }
 
 static void make(ag_ctx *ctx, opt_optimizer *opt, int64_t i)
@@ -87,8 +85,10 @@ const opt_rule opt_prodigy = {
     .slots = {[S] = "s", [M] = "exp_avg", [V] = "exp_avg_sq", [FIRST] = "p0"},
     .common_name = "prodigy",
     .n_scalars = CPU_PRODIGY_N,
+    .grad_scale = CPU_PRODIGY_GRAD_SCALE,
+    .n_common = CPU_PRODIGY_STATES,
     .check = check,
-    .make_common = make_common,
+    .begin_common = begin_common,
     .make = make,
     .scalars = scalars,
     .first = first,

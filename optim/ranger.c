@@ -81,6 +81,7 @@ const opt_rule opt_ranger = {
     .uses = OPT_USES_BETA1 | OPT_USES_BETA2 | OPT_USES_EPS,
     .slots = {[M] = "exp_avg", [V] = "exp_avg_sq", [SLOW] = "slow_buffer"},
     .n_scalars = CPU_RANGER_N,
+    .grad_scale = CPU_RANGER_GRAD_SCALE,
     .check = check,
     .make = make,
     .scalars = scalars,

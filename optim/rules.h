@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-enum { OPT_MAX_SLOTS = 4, OPT_MAX_SCALARS = 16 };
+enum { OPT_MAX_SLOTS = 4, OPT_MAX_COMMON = 8 };
 
 /* When an update is, with what. */
 typedef struct opt_moment {
@@ -26,16 +26,18 @@ typedef struct opt_rule {
     unsigned uses;                          /* OPT_USES_... */
     const char *slots[OPT_MAX_SLOTS];       /* names of states; a checkpoint has "exp_avg.<parameter>" */
     const char *common_name;                /* of the common tensor, when it is a state */
-    int n_scalars;
+    int n_scalars, grad_scale;              /* how many; where among them the gradients' factor stands */
+    int n_common;                           /* values of the common tensor, f64; 0: there is none */
     /* Every function but make, scalars and step may be NULL. */
     ag_status (*check)(ag_ctx *ctx, const opt_config *config);
-    void (*make_common)(ag_ctx *ctx, opt_optimizer *opt);
+    void (*begin_common)(ag_ctx *ctx, opt_optimizer *opt); /* write what it begins with */
     void (*make)(ag_ctx *ctx, opt_optimizer *opt, int64_t i); /* the states of parameter i */
     double (*rate)(const opt_config *config, double t, double lr);
     /* weight_decay and lr are those of the group. */
     void (*scalars)(double *out, const opt_config *config, const opt_moment *now);
     void (*first)(ag_ctx *ctx, opt_optimizer *opt, int64_t i); /* before the first update */
-    /* A pass over all parameters before any steps, with `between` before and after it. */
+    /* A pass over all parameters before any steps, with `between` before and after it. Within a pass
+     * no parameter's ops depend on another's. */
     void (*collect)(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad);
     void (*between)(ag_ctx *ctx, opt_optimizer *opt, bool is_after);
     void (*step)(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad);
@@ -53,9 +55,13 @@ struct opt_optimizer {
     opt_group *groups;   /* distinct ones; the first has factors of 1 */
     int n_groups;
     int *group_of;       /* [n] */
-    ag_tensor **scalars; /* [n_groups], f64 */
-    ag_tensor **slots;   /* [OPT_MAX_SLOTS, n]; NULL where a parameter has none */
-    ag_tensor *common;
+    ag_tensor *all_scalars; /* f64 [n_groups, rule->n_scalars] */
+    double *host_scalars;   /* the same on the host */
+    ag_tensor **scalars;    /* [n_groups], its rows */
+    ag_tensor **slots;      /* [OPT_MAX_SLOTS, n]; NULL where a parameter has none */
+    ag_tensor *sums;        /* f64 [n]: of the squares of each gradient of the last update */
+    ag_tensor *seen;        /* f64 [1 + rule->n_common]: their joint norm, and common */
+    ag_tensor *common;      /* f64 [rule->n_common] */
 };
 
 /* Make a state of zeros: like parameter i, or a list of n values. */

@@ -41,6 +41,7 @@ static void step(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad)
 const opt_rule opt_sgd = {
     .slots = {"momentum_buffer"},
     .n_scalars = CPU_SGD_N,
+    .grad_scale = CPU_SGD_GRAD_SCALE,
     .check = check,
     .make = make,
     .scalars = scalars,

@@ -163,7 +163,7 @@ static void test_shapes(void **state)
     check_each_isa(shapes_of);
 }
 
-/* Gradients of zero divide by eps1 and move nothing; an overflowed norm leaves everything alone. */
+/* Gradients of zero divide by eps1 and move nothing; a scale that is no number leaves everything alone. */
 static void edges_of(int isa)
 {
     double scalars[CPU_ADAFACTOR_N] = {0.05, 0.9, 0.0, 1e-30, 1e-3, 0.0, 1.0, 1.0, 1.0};
@@ -175,14 +175,13 @@ static void edges_of(int isa)
     memset(t.g, 0, (size_t)t.n * sizeof *t.g);
     update(&t, &c, scalars, 2, isa);
     check_same("no gradient", isa, t.p, before.p, t.n);
-    t.g[100] = INFINITY;
-    scalars[CPU_ADAFACTOR_GRAD_SCALE] = 0.0;
+    scalars[CPU_ADAFACTOR_GRAD_SCALE] = NAN;
     memcpy(before.row, t.row, (size_t)t.n_row * sizeof *t.row);
     assert_false(cpu_adafactor_moments(t.row, t.col, t.g, t.s, scalars, scratch, 2, isa));
     cpu_adafactor_sums(sums, t.p, t.row, t.col, t.g, t.s, scalars, scratch, 2, isa);
     cpu_adafactor_step(t.p, t.m, t.row, t.col, t.g, sums, t.s, scalars, scratch, 2, isa);
     check_same("row", isa, t.row, before.row, t.n_row);
-    check_same("overflow", isa, t.p, before.p, t.n);
+    check_same("left alone", isa, t.p, before.p, t.n);
     free(scratch);
     track_free(&t);
     track_free(&before);

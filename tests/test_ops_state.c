@@ -74,7 +74,7 @@ static void test_sumsq(void **state)
     uint64_t seed = 9;
     ag_tensor *sums = ag_empty(ctx, AG_STEP, AG_F64, 1, (int64_t[]){3});
     ag_tensor *x = check_random(ctx, &seed, 2, (int64_t[]){123, 457}), *half;
-    double got[3] = {1, 2, 3}, want = 2, want_half = 3;
+    double got[3] = {1, 2, 3}, want = 0, want_half = 0;
     float *values, *rounded;
 
     (void)state;
@@ -86,17 +86,110 @@ static void test_sumsq(void **state)
         want += (double)values[i] * values[i];
         want_half += (double)rounded[i] * rounded[i];
     }
-    ag_add_sumsq_(ctx, sums, x, 1);
-    ag_add_sumsq_(ctx, sums, half, 2);
+    ag_sumsq_(ctx, sums, x, 1);
+    ag_sumsq_(ctx, sums, half, 2);
     ag_read(ctx, sums, got, sizeof got);
-    check_ok(ctx, "add_sumsq_");
-    check_close("slot", 0, got[0], 1, 0, 0);
+    check_ok(ctx, "sumsq_");
+    check_close("slot", 0, got[0], 1, 0, 0); /* nobody's */
     check_close("slot", 1, got[1], want, 0, 1e-7);
     check_close("slot", 2, got[2], want_half, 0, 1e-7);
-    ag_add_sumsq_(ctx, sums, x, 3);
-    check_failed(ctx, AG_ESHAPE, "add_sumsq_ beyond the slots");
+    ag_sumsq_(ctx, sums, ag_slice(ctx, x, 0, 0, 0), 1);
+    ag_read(ctx, sums, got, sizeof got);
+    check_close("slot", 1, got[1], 0, 0, 0);
+    ag_sumsq_(ctx, sums, x, 3);
+    check_failed(ctx, AG_ESHAPE, "sumsq_ beyond the slots");
     free(values);
     free(rounded);
+    ag_ctx_free(ctx);
+}
+
+/* Column 1 of two rows, by norms below, above and beyond what is wanted. */
+static void test_clip(void **state)
+{
+    static const struct {
+        double square, max_norm, norm, factor;
+    } CASES[] = {{0.36, 1.0, 0.3, 1.0}, {64.0, 1.0, 4.0, 1.0 / 4.000001}, {64.0, 0.0, 4.0, 1.0},
+                 {INFINITY, 1.0, INFINITY, NAN}, {NAN, 0.0, NAN, NAN}};
+    ag_ctx *ctx = check_ctx();
+    ag_tensor *scalars = ag_empty(ctx, AG_STEP, AG_F64, 2, (int64_t[]){2, 3});
+    ag_tensor *norm = ag_empty(ctx, AG_STEP, AG_F64, 1, (int64_t[]){2});
+    ag_tensor *sums = ag_empty(ctx, AG_STEP, AG_F64, 1, (int64_t[]){300});
+
+    (void)state;
+    for (int c = 0; c < (int)(sizeof CASES / sizeof *CASES); c++) {
+        const double before[6] = {1, 0.5, 3, 4, 0.25, 6};
+        double parts[300] = {[0] = CASES[c].square / 2, [298] = CASES[c].square / 2}, after[6], seen[2] = {0, 7};
+        ag_write(ctx, scalars, before, sizeof before);
+        ag_write(ctx, sums, parts, sizeof parts);
+        ag_write(ctx, norm, seen, sizeof seen);
+        ag_clip_(ctx, scalars, norm, sums, 1, CASES[c].max_norm);
+        ag_read(ctx, scalars, after, sizeof after);
+        ag_read(ctx, norm, seen, sizeof seen);
+        check_ok(ctx, "clip_");
+        assert_true(seen[1] == 7);
+        if (isfinite(CASES[c].norm))
+            check_close("norm", c, seen[0], CASES[c].norm, 0, 1e-15);
+        else
+            assert_false(isfinite(seen[0]));
+        for (int i = 0; i < 6; i++) {
+            if (i % 3 != 1)
+                assert_true(after[i] == before[i]);
+            else if (isnan(CASES[c].factor))
+                assert_true(isnan(after[i]));
+            else
+                check_close("scale", i, after[i], before[i] * CASES[c].factor, 0, 1e-15);
+        }
+    }
+    ag_clip_(ctx, scalars, norm, sums, 3, 1.0);
+    check_failed(ctx, AG_ESHAPE, "clip_ of a column that is not there");
+    ag_clip_(ctx, sums, norm, sums, 0, 1.0);
+    check_failed(ctx, AG_ESHAPE, "clip_ of a list");
+    ag_ctx_free(ctx);
+}
+
+/* Calls in a bundle, of several ops and more than a launch takes, do what they do one by one; what is read before the
+ * end is what it would be without a bundle. */
+static void test_bundle(void **state)
+{
+    enum { T = 1100, MOST = 9000 };
+    ag_ctx *ctx = check_ctx();
+    ag_tensor *y[T], *x[T], *sums = ag_empty(ctx, AG_STEP, AG_F64, 1, (int64_t[]){T}), *w = ag_scalar(ctx, 0.25);
+    static float values[MOST];
+    double got[T];
+
+    (void)state;
+    for (int t = 0; t < T; t++) {
+        const int64_t n = t % 100 == 7 ? MOST - t : t % 13;
+        for (int64_t i = 0; i < n; i++)
+            values[i] = (float)(t + 1 + i % 3);
+        y[t] = ag_full(ctx, AG_STEP, 1.0, 1, &n);
+        x[t] = ag_from_f32(ctx, values, 1, &n);
+    }
+    ag_bundle_begin(ctx);
+    for (int t = 0; t < T; t++) {
+        ag_sumsq_(ctx, sums, x[t], t);
+        if (t % 2)
+            ag_lerp_(ctx, y[t], x[t], w);
+        else
+            ag_fill_(ctx, y[t], t);
+        if (t == 40)
+            ag_read(ctx, y[33], values, ag_nbytes(y[33]));
+    }
+    ag_bundle_end(ctx);
+    check_ok(ctx, "a bundle");
+    check_close("before the end", 0, values[0], 1.0 + 0.25 * 33.0, 0, 0);
+    ag_read(ctx, sums, got, sizeof got);
+    for (int t = 0; t < T; t++) {
+        float *v = check_values(ctx, y[t]);
+        double want = 0.0;
+        for (int64_t i = 0; i < ag_numel(y[t]); i++) {
+            const double at = (double)(t + 1 + i % 3);
+            want += at * at;
+            check_close("y", t, v[i], t % 2 ? 1.0 + 0.25 * (at - 1.0) : t, 0, 1e-6);
+        }
+        check_close("sum", t, got[t], want, 0, 1e-15);
+        free(v);
+    }
     ag_ctx_free(ctx);
 }
 
@@ -133,9 +226,7 @@ static void test_adamw(void **state)
     expect(ctx, "adamw_ m", m, wm, 2e-6);
     expect(ctx, "adamw_ v", v, wv, 2e-6);
 
-    gv[3] = INFINITY;
-    ag_write(ctx, g, gv, ag_nbytes(g));
-    ag_write(ctx, scalars, (float[8]){(float)lr, 0.9f, 0.99f, 1e-8f, 0.1f, 1, 1, 0}, 32);
+    ag_write(ctx, scalars, (float[8]){(float)lr, 0.9f, 0.99f, 1e-8f, 0.1f, 1, 1, NAN}, 32);
     ag_adamw_(ctx, p, m, v, g, scalars);
     check_ok(ctx, "adamw_");
     expect(ctx, "adamw_ skipped p", p, wp, 2e-6);
@@ -445,7 +536,8 @@ static void test_nothing_in_nothing_out(void **state)
     NOTHING(ag_scale_(ctx, NULL, NULL));
     NOTHING(ag_fill_(ctx, NULL, 0));
     NOTHING(ag_lerp_(ctx, NULL, NULL, NULL));
-    NOTHING(ag_add_sumsq_(ctx, NULL, NULL, 0));
+    NOTHING(ag_sumsq_(ctx, NULL, NULL, 0));
+    NOTHING(ag_clip_(ctx, NULL, NULL, NULL, 0, 1.0));
     ag_ctx_free(ctx);
 }
 
@@ -454,6 +546,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_add_scale_fill_lerp),
         cmocka_unit_test(test_sumsq),
+        cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_bundle),
         cmocka_unit_test(test_adamw),
         cmocka_unit_test(test_optimizer_refusals),
         cmocka_unit_test(test_recording_sees_no_change),

@@ -36,7 +36,7 @@ static void test_adamw_numbers(void **state)
         ag_read(ctx, p, v, sizeof v);
         v[1] *= 10.0f;
         ag_write(ctx, g, v, sizeof v);
-        opt_update(ctx, opt, &g, t, 0.1, 1.0);
+        opt_update(ctx, opt, &g, t, 0.1, 1.0, 0.0);
         ag_read(ctx, p, v, sizeof v);
         check_ok(ctx, "update");
         for (int i = 0; i < 2; i++)
@@ -102,7 +102,7 @@ static void test_adamw_definition(void **state)
             }
             ag_write(ctx, grads[t], values, ag_nbytes(grads[t]));
         }
-        opt_update(ctx, opt, grads, k, lr, scale);
+        opt_update(ctx, opt, grads, k, lr, scale, 0.0);
     }
     check_ok(ctx, "updates");
     for (int t = 0; t < T; t++) {
@@ -119,20 +119,37 @@ static void test_adamw_definition(void **state)
     ag_ctx_free(ctx);
 }
 
+static const opt_config PLAIN = {.kind = OPT_SGD}; /* p -= lr g */
+
+/* One update of tensors that are 0: p is -lr times what the gradient was multiplied by, times the gradient. */
+static opt_sight look_at(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, double grad_scale, double max_norm)
+{
+    opt_sight seen;
+
+    opt_update(ctx, opt, grads, 1, 1.0, grad_scale, max_norm);
+    opt_look(&seen, ctx, opt);
+    check_ok(ctx, "an update");
+    return seen;
+}
+
 static void test_norm(void **state)
 {
-    enum { T = 300 }; /* more than are summed at a time */
+    enum { T = 300 }; /* more than one launch takes on a device */
     ag_ctx *ctx = check_ctx();
-    ag_tensor *grads[T];
+    ag_tensor *grads[T], *params[T];
     static char names[T][16];
     float values[130];
     const char *name_list[T];
+    const opt_params all = {.n = T, .tensors = params, .names = name_list};
+    opt_optimizer *opt = NULL;
     uint64_t seed = 11;
-    double sum = 0.0, norm = 0.0, again = 0.0;
+    double sum = 0.0, norm;
+    opt_sight seen;
 
     (void)state;
     for (int t = 0; t < T; t++) {
         grads[t] = ag_full(ctx, AG_MODEL, 0.0, 1, (int64_t[]){1 + t * 7 % 129});
+        params[t] = ag_full(ctx, AG_MODEL, 0.0, 1, (int64_t[]){1 + t * 7 % 129});
         snprintf(names[t], sizeof names[t], "g%d", t);
         name_list[t] = names[t];
         for (int64_t i = 0; i < ag_numel(grads[t]); i++) {
@@ -142,36 +159,90 @@ static void test_norm(void **state)
         }
         ag_write(ctx, grads[t], values, ag_nbytes(grads[t]));
     }
-    opt_grad_norm(&norm, ctx, grads, name_list, T);
-    check_ok(ctx, "norm");
+    opt_new(&opt, ctx, &PLAIN, &all);
+    check_ok(ctx, "optimizer");
+    seen = look_at(ctx, opt, grads, 1.0, 0.0);
+    norm = seen.grad_norm;
     check_close("norm", 0, norm, sqrt(sum), 0.0, 1e-12);
-    opt_grad_norm(&again, ctx, grads, name_list, T);
-    assert_true(again == norm);
+    assert_null(seen.nonfinite);
+    assert_true(isnan(seen.d));
+    assert_true(look_at(ctx, opt, grads, 1.0, 0.0).grad_norm == norm);
+    check_close("half of it", 0, look_at(ctx, opt, grads, 0.5, 1.0).grad_norm, 0.5 * norm, 0.0, 1e-15);
 
-    /* a million squares in float would be off by 4e-4 */
-    {
-        ag_tensor *one = ag_full(ctx, AG_MODEL, 0.1, 1, (int64_t[]){1 << 20});
-        opt_grad_norm(&norm, ctx, &one, name_list, 1);
-        check_close("norm of equals", 0, norm, 1024.0 * (double)0.1f, 0.0, 1e-12);
-        ag_release(one);
-    }
     put(ctx, grads[270], 0, INFINITY);
     put(ctx, grads[299], 0, NAN);
-    opt_grad_norm(&norm, ctx, grads, name_list, T);
-    assert_non_null(strstr(ag_message(ctx), "g270"));
-    check_failed(ctx, AG_ENUMERIC, "not finite");
     for (int t = 0; t < T; t++)
+        ag_fill_(ctx, params[t], 3.0);
+    seen = look_at(ctx, opt, grads, 1.0, 1.0);
+    assert_string_equal(seen.nonfinite, "g270");
+    for (int t = 0; t < T; t++) { /* nobody moved */
+        float *p = check_values(ctx, params[t]);
+        for (int64_t i = 0; i < ag_numel(params[t]); i++)
+            assert_true(p[i] == 3.0f);
+        free(p);
+    }
+    opt_free(opt);
+    for (int t = 0; t < T; t++) {
         ag_release(grads[t]);
+        ag_release(params[t]);
+    }
     ag_ctx_free(ctx);
 }
 
-static void test_clip_factor(void **state)
+/* A million squares in float would be off by 4e-4. */
+static void test_norm_of_equals(void **state)
 {
+    const char *const names[] = {"g"};
+    const int64_t n = 1 << 20;
+    ag_ctx *ctx = check_ctx();
+    ag_tensor *p = ag_full(ctx, AG_MODEL, 0.0, 1, &n), *g = ag_full(ctx, AG_MODEL, 0.1, 1, &n);
+    opt_optimizer *opt = NULL;
+
     (void)state;
-    check_close("clip", 0, opt_clip_factor(4.0, 1.0), 1.0 / 4.000001, 0.0, 1e-15);
-    assert_true(opt_clip_factor(0.5, 1.0) == 1.0);
-    assert_true(opt_clip_factor(0.0, 1.0) == 1.0);
-    assert_true(opt_clip_factor(1e9, 0.0) == 1.0);
+    opt_new(&opt, ctx, &PLAIN, &(opt_params){.n = 1, .tensors = &p, .names = names});
+    check_close("norm", 0, look_at(ctx, opt, &g, 1.0, 0.0).grad_norm, 1024.0 * (double)0.1f, 0.0, 1e-12);
+    opt_free(opt);
+    ag_release(p);
+    ag_release(g);
+    ag_ctx_free(ctx);
+}
+
+/* What gradients are multiplied by, in every group, for norms below and above the limit and without one. */
+static void test_clipping(void **state)
+{
+    static const double CASES[][4] = {/* g, grad_scale, max_norm, want */
+                                      {4.0, 1.0, 1.0, 1.0 / 4.000001}, {0.5, 1.0, 1.0, 1.0}, {0.0, 1.0, 1.0, 1.0},
+                                      {1e9, 1.0, 0.0, 1.0}, {8.0, 0.5, 1.0, 0.5 / 4.000001}};
+    const char *const names[] = {"a", "b"};
+    const opt_group groups[] = {{1.0, 1.0}, {2.0, 1.0}};
+    const int64_t one = 1;
+    ag_ctx *ctx = check_ctx();
+
+    (void)state;
+    for (int c = 0; c < (int)(sizeof CASES / sizeof *CASES); c++) {
+        ag_tensor *p[2], *g[2];
+        opt_optimizer *opt = NULL;
+        for (int t = 0; t < 2; t++) {
+            p[t] = ag_full(ctx, AG_MODEL, 0.0, 1, &one);
+            g[t] = ag_full(ctx, AG_MODEL, t ? 0.0 : CASES[c][0], 1, &one);
+        }
+        opt_new(&opt, ctx, &PLAIN, &(opt_params){.n = 2, .tensors = p, .names = names, .groups = groups});
+        for (int t = 0; t < 2; t++) {
+            float *v;
+            look_at(ctx, opt, g, CASES[c][1], CASES[c][2]);
+            v = check_values(ctx, p[t]);
+            check_close("clip", c, v[0], -(t + 1.0) * CASES[c][0] * CASES[c][3], 0.0, 1e-6);
+            free(v);
+            ag_fill_(ctx, g[0], 0.0);
+            ag_fill_(ctx, g[1], CASES[c][0]);
+        }
+        opt_free(opt);
+        for (int t = 0; t < 2; t++) {
+            ag_release(p[t]);
+            ag_release(g[t]);
+        }
+    }
+    ag_ctx_free(ctx);
 }
 
 static void test_average(void **state)
@@ -247,7 +318,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_adamw_numbers), cmocka_unit_test(test_adamw_definition),
-        cmocka_unit_test(test_norm),          cmocka_unit_test(test_clip_factor),
+        cmocka_unit_test(test_norm),          cmocka_unit_test(test_norm_of_equals),
+        cmocka_unit_test(test_clipping),
         cmocka_unit_test(test_average),       cmocka_unit_test(test_refused_memory),
     };
 

@@ -123,17 +123,22 @@ ag_status train_state_update(train_update *out, ag_ctx *ctx, train_state *s)
 {
     const bool was = ag_record(ctx, false);
     const double lr = opt_schedule_lr(&s->schedule, s->update);
+    opt_sight seen;
 
     out->lr = opt_rate(s->opt, s->update + 1, lr);
-    if (opt_grad_norm(&out->grad_norm, ctx, s->grads, (const char *const *)s->names, s->n) == AG_OK &&
-        opt_update(ctx, s->opt, s->grads, s->update + 1, lr,
-                   opt_clip_factor(out->grad_norm, s->max_grad_norm)) == AG_OK) {
+    if (opt_update(ctx, s->opt, s->grads, s->update + 1, lr, 1.0, s->max_grad_norm) == AG_OK &&
+        opt_look(&seen, ctx, s->opt) == AG_OK && seen.nonfinite)
+        ag_fail(ctx, AG_ENUMERIC, "the gradient of %s is not finite", seen.nonfinite);
+    if (ag_status_of(ctx) == AG_OK) {
         s->update++;
-        opt_read_d(&out->d, ctx, s->opt);
+        out->grad_norm = seen.grad_norm;
+        out->d = seen.d;
         if (s->ema)
             opt_ema_update(ctx, s->ema, s->update);
+        ag_bundle_begin(ctx);
         for (int64_t i = 0; i < s->n; i++)
             ag_fill_(ctx, s->grads[i], 0.0);
+        ag_bundle_end(ctx);
     }
     ag_record(ctx, was);
     return ag_status_of(ctx);

@@ -158,7 +158,7 @@ bool cpu_adamw8bit(float *p, uint8_t *m, float *m_max, uint8_t *v, float *v_max,
     const int64_t piece = taps > 1 ? taps * CPU_ADAMW8BIT_BLOCK : CPU_PIECE;
 
     pthread_once(&once, make_books);
-    if (cpu_is_overflow(scalars[CPU_ADAMW_GRAD_SCALE], g, n, n_threads, isa))
+    if (isnan(scalars[CPU_ADAMW_GRAD_SCALE]))
         return false;
 #pragma omp parallel for num_threads(cpu_team(n, n_threads)) schedule(static)
     for (int64_t i = 0; i < n; i += piece)

@@ -36,7 +36,6 @@ typedef struct cpu_elementwise_kernels {
     void (*loss_grad_row)(float *dp, ag_loss_kind kind, const float *p, const float *t, float d,
                           int64_t n, float c);
     double (*sumsq)(const float *x, int64_t n);
-    bool (*has_nonfinite)(const float *x, int64_t n);
     double (*sum)(const float *x, int64_t n);
     void (*add_to_doubles)(double *y, const float *x, int64_t n);
 } cpu_elementwise_kernels;

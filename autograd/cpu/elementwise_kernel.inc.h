@@ -351,20 +351,6 @@ static double sumsq(const float *x, int64_t n)
     return total;
 }
 
-static bool has_nonfinite(const float *x, int64_t n)
-{
-    uint32_t found = 0;
-
-    for (int64_t i = 0; i < n; i++) {
-        union {
-            float f;
-            uint32_t u;
-        } v = {x[i]};
-        found |= (v.u & 0x7f800000u) == 0x7f800000u;
-    }
-    return found != 0;
-}
-
 /* --- sums ------------------------------------------------------------------------------------- */
 
 static double sum(const float *x, int64_t n)
@@ -406,7 +392,6 @@ const cpu_elementwise_kernels VEC_NAME(cpu_elementwise) = {
     .loss_row = loss_row,
     .loss_grad_row = loss_grad_row,
     .sumsq = sumsq,
-    .has_nonfinite = has_nonfinite,
     .sum = sum,
     .add_to_doubles = add_to_doubles,
 };

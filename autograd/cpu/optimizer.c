@@ -1,4 +1,4 @@
-/* optimizer.c - steps over one flat range and scans over it, cut into pieces and threads.
+/* optimizer.c - steps over one flat range and sums over it, cut into pieces and threads.
  *
  * The loops themselves are in optimizer_kernel.inc.h (the portable ones are built here) and
  * elementwise_kernel.inc.h, once per instruction set. A tensor is cut at the same places whatever
@@ -47,7 +47,7 @@ bool cpu_adamw(float *p, float *m, float *v, const float *g, int64_t n,
         .step = (float)(lr / scalars[CPU_ADAMW_CORRECTION1]),
     };
 
-    if (cpu_is_overflow(scalars[CPU_ADAMW_GRAD_SCALE], g, n, n_threads, isa))
+    if (isnan(scalars[CPU_ADAMW_GRAD_SCALE]))
         return false;
     EACH_PIECE(k->adamw(p + i, m + i, v + i, g + i, len, &f));
     return true;
@@ -68,7 +68,7 @@ bool cpu_sgd(float *p, float *buffer, const float *g, int64_t n, const double sc
         .of_buffer = nesterov ? (float)scalars[CPU_SGD_MOMENTUM] : 1.0f,
     };
 
-    if (cpu_is_overflow(scalars[CPU_SGD_GRAD_SCALE], g, n, n_threads, isa))
+    if (isnan(scalars[CPU_SGD_GRAD_SCALE]))
         return false;
     EACH_PIECE(k->sgd(p + i, buffer ? buffer + i : NULL, g + i, len, &f));
     return true;
@@ -89,7 +89,7 @@ bool cpu_lion(float *p, float *m, const float *g, int64_t n, const double scalar
         .lr = (float)lr,
     };
 
-    if (cpu_is_overflow(scalars[CPU_LION_GRAD_SCALE], g, n, n_threads, isa))
+    if (isnan(scalars[CPU_LION_GRAD_SCALE]))
         return false;
     EACH_PIECE(k->lion(p + i, m + i, g + i, len, &f));
     return true;
@@ -148,7 +148,7 @@ bool cpu_ranger(float *p, float *m, float *v, float *slow, const float *g, int64
         .sync = scalars[CPU_RANGER_SYNC] != 0.0,
     };
 
-    if (cpu_is_overflow(scalars[CPU_RANGER_GRAD_SCALE], g, n, n_threads, isa))
+    if (isnan(scalars[CPU_RANGER_GRAD_SCALE]))
         return false;
     if (n_rows > 0)
         ranger_rows(&c, n, n_rows, &f);
@@ -200,8 +200,7 @@ bool cpu_prodigy_moments(double state[CPU_PRODIGY_STATES], float *s, float *m, f
     };
     double *sums = scratch; /* [pieces, 2] */
 
-    if (scalars[CPU_PRODIGY_LR] <= 0.0 ||
-        cpu_is_overflow(scalars[CPU_PRODIGY_GRAD_SCALE], g, n, n_threads, isa))
+    if (scalars[CPU_PRODIGY_LR] <= 0.0 || isnan(scalars[CPU_PRODIGY_GRAD_SCALE]))
         return false;
     EACH_PIECE(k->prodigy_moments(sums + 2 * (i / CPU_PIECE), s + i, m + i, v + i, p + i, p0 + i,
                                   g + i, len, &f));
@@ -248,7 +247,7 @@ void cpu_prodigy_step(float *p, const float *m, const float *v, int64_t n,
         EACH_PIECE(k->prodigy_step(p + i, m + i, v + i, len, &f));
 }
 
-/* --- scans ------------------------------------------------------------------------------------ */
+/* --- sums of squares -------------------------------------------------------------------------- */
 
 size_t cpu_sumsq_scratch(int64_t n)
 {
@@ -264,23 +263,4 @@ double cpu_sumsq(const float *x, int64_t n, void *scratch, int n_threads, int is
     for (int64_t i = 0; i < n; i += CPU_PIECE)
         total += part[i / CPU_PIECE];
     return total;
-}
-
-bool cpu_has_nonfinite(const float *x, int64_t n, int n_threads, int isa)
-{
-    const cpu_elementwise_kernels *k = cpu_elementwise_of(isa);
-    bool found = false;
-
-#pragma omp parallel for num_threads(cpu_team(n, n_threads)) schedule(static) reduction(|| : found)
-    for (int64_t i = 0; i < n; i += CPU_PIECE)
-        found = found || k->has_nonfinite(x + i, least(CPU_PIECE, n - i));
-    return found;
-}
-
-int64_t cpu_first_nonfinite(const float *x, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(x[i]))
-            return i;
-    return -1;
 }

@@ -1,13 +1,13 @@
-/* optimizer.h - one step of an optimizer over one flat f32 range in place, on the CPU; and scans.
+/* optimizer.h - one step of an optimizer over one flat f32 range in place, on the CPU; sums of squares.
  *
  * p is the parameter and g its gradient, [n] each, like the states that a rule keeps; no two
  * overlap. The numbers of a step come as doubles in an array whose places are named here: they
  * live in a tensor, since they change from update to update, and 1 - beta2 of an f32 beta2 of
  * 0.999 would already be off by 1e-5. g' is grad_scale g everywhere.
  *
- * A step returns false, with everything untouched, when grad_scale is 0 and g has a non-finite
- * element (clipping to a norm that overflowed); else true. Bits do not depend on the number of
- * threads. isa is a cpu_isa of autograd/cpu/isa.h.
+ * A step returns false, with everything untouched, when grad_scale is not a number (gradients of
+ * which one is not finite); else true. Bits do not depend on the number of threads. isa is a
+ * cpu_isa of autograd/cpu/isa.h.
  *
  * Rules with states of other shapes: autograd/cpu/adamw8bit.h, autograd/cpu/adafactor.h.
  */
@@ -155,16 +155,11 @@ void cpu_prodigy_step(float *p, const float *m, const float *v, int64_t n,
                       const double state[CPU_PRODIGY_STATES], const double scalars[CPU_PRODIGY_N],
                       int n_threads, int isa);
 
-/* --- scans ------------------------------------------------------------------------------------ */
+/* --- sums of squares -------------------------------------------------------------------------- */
 
-/* Sum of squares, in double from blocks of f32 products. */
+/* Squares and their sum in double. */
 size_t cpu_sumsq_scratch(int64_t n);
 double cpu_sumsq(const float *x, int64_t n, void *scratch, int n_threads, int isa);
-
-/* Is any element infinite or NaN? */
-bool cpu_has_nonfinite(const float *x, int64_t n, int n_threads, int isa);
-/* Index of the first one, or -1. */
-int64_t cpu_first_nonfinite(const float *x, int64_t n);
 
 #ifdef __cplusplus
 }

@@ -96,11 +96,4 @@ extern const cpu_optimizer_kernels cpu_optimizer_portable, cpu_optimizer_avx2,
 
 const cpu_optimizer_kernels *cpu_optimizer_of(int isa);
 
-/* The contract of a step with an overflowed norm; see optimizer.h. */
-static inline bool cpu_is_overflow(double grad_scale, const float *g, int64_t n, int n_threads,
-                                   int isa)
-{
-    return (float)grad_scale == 0.0f && cpu_has_nonfinite(g, n, n_threads, isa);
-}
-
 #endif /* AG_CPU_OPTIMIZER_INTERNAL_H */

@@ -1,7 +1,7 @@
 /* kernels.h - the kernel of each op on a CUDA device, by file. For files in autograd/cuda/ only.
  *
  * Each queues its work on the context's stream and returns; it never waits and never allocates but by
- * ag_scratch(). A function named *_scratch tells what that will be.
+ * ag_scratch(). A function named *_scratch tells what that will be; one named *_each runs many calls.
  */
 #ifndef AG_CUDA_KERNELS_H
 #define AG_CUDA_KERNELS_H
@@ -109,12 +109,16 @@ ag_status cuda_row_loss_backward(ag_call *call);
 /* inplace.cu */
 ag_status cuda_add_into(ag_call *call);
 ag_status cuda_scale_into(ag_call *call);
-ag_status cuda_fill(ag_call *call);
-ag_status cuda_lerp_into(ag_call *call);
-ag_status cuda_add_sumsq(ag_call *call);
-size_t cuda_add_sumsq_scratch(const ag_call *call);
-ag_status cuda_adamw(ag_call *call);
-size_t cuda_adamw_scratch(const ag_call *call);
+ag_status cuda_fill_each(const ag_call *calls, int n);
+ag_status cuda_lerp_each(const ag_call *calls, int n);
+ag_status cuda_sumsq_each(const ag_call *calls, int n);
+size_t cuda_sumsq_scratch(const ag_call *call);
+ag_status cuda_clip(ag_call *call);
+
+/* optimizer.cu */
+ag_status cuda_adamw_each(const ag_call *calls, int n);
+ag_status cuda_sgd_each(const ag_call *calls, int n);
+ag_status cuda_lion_each(const ag_call *calls, int n);
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,8 @@
  * (rates, corrections, factors) comes in tensors, so that a recorded sequence of kernels can be
  * repeated.
  */
+#include <math.h>
+
 #include "autograd/cpu/elementwise.h"
 #include "autograd/cpu/optimizer.h"
 #include "autograd/ops/attrs.h"
@@ -154,20 +156,26 @@ ag_tensor *ag_lerp_(ag_ctx *ctx, ag_tensor *y, ag_tensor *x, ag_tensor *weight)
     return ag_apply(ctx, &ag_op_lerp_, (ag_tensor *[]){y, x, weight}, NULL);
 }
 
-/* --- add_sumsq_: sums[index] += sum of x^2 ---------------------------------------------------- */
+/* --- sumsq_: sums[index] = sum of x^2 ----------------------------------------------------------- */
+
+static ag_status check_doubles(const ag_call *call, int i, int n_dims)
+{
+    if (ag_dtype_of(call->in[i]) != AG_F64 || ag_ndim(call->in[i]) != n_dims || ag_numel(call->in[i]) < 1)
+        return ag_fail(call->ctx, AG_ESHAPE, "%s: want f64 numbers with %d axes for input %d, got %s", call->op->name,
+                       n_dims, i, OP_SHAPE(call->in[i]));
+    return AG_OK;
+}
 
 static ag_status sumsq_shape(ag_call *call)
 {
     const op_sumsq_attr *a = call->attr;
     const ag_tensor *sums = call->in[0];
 
-    if (op_check_in_place(call) != AG_OK || op_check_floats(call, 1u << 0) != AG_OK)
+    if (op_check_in_place(call) != AG_OK || op_check_floats(call, 1u << 0) != AG_OK ||
+        check_doubles(call, 0, 1) != AG_OK)
         return ag_status_of(call->ctx);
-    if (ag_dtype_of(sums) != AG_F64 || ag_ndim(sums) != 1 || a->index < 0 ||
-        a->index >= ag_dim(sums, 0))
-        return ag_fail(call->ctx, AG_ESHAPE,
-                       "add_sumsq_: want sums [n] f64 with a slot %lld, got %s",
-                       (long long)a->index, OP_SHAPE(sums));
+    if (a->index < 0 || a->index >= ag_dim(sums, 0))
+        return ag_fail(call->ctx, AG_ESHAPE, "sumsq_: %s has no slot %lld", OP_SHAPE(sums), (long long)a->index);
     return AG_OK;
 }
 
@@ -184,7 +192,7 @@ static ag_status sumsq_kernel(ag_call *call, const op_floats *f)
 
     if (bytes && !scratch)
         return ag_status_of(call->ctx);
-    ((double *)ag_data(call->in[0]))[a->index] +=
+    ((double *)ag_data(call->in[0]))[a->index] =
         cpu_sumsq(f->in[1], ag_numel(call->in[1]), scratch, op_threads(call), op_isa(call));
     return AG_OK;
 }
@@ -201,8 +209,8 @@ static void sumsq_cost(const ag_call *call, ag_cost *cost)
     cost->scratch = op_run_f32_scratch(call) + sumsq_workspace(call);
 }
 
-const ag_op ag_op_add_sumsq_ = {
-    .name = "add_sumsq_",
+const ag_op ag_op_sumsq_ = {
+    .name = "sumsq_",
     .n_in = 2,
     .attr_size = sizeof(op_sumsq_attr),
     .shape = sumsq_shape,
@@ -210,7 +218,61 @@ const ag_op ag_op_add_sumsq_ = {
     .cost = sumsq_cost,
 };
 
-ag_tensor *ag_add_sumsq_(ag_ctx *ctx, ag_tensor *sums, ag_tensor *x, int64_t index)
+ag_tensor *ag_sumsq_(ag_ctx *ctx, ag_tensor *sums, ag_tensor *x, int64_t index)
 {
-    return ag_apply(ctx, &ag_op_add_sumsq_, (ag_tensor *[]){sums, x}, &(op_sumsq_attr){index});
+    return ag_apply(ctx, &ag_op_sumsq_, (ag_tensor *[]){sums, x}, &(op_sumsq_attr){index});
+}
+
+/* --- clip_: a column of scalars, by the norm ----------------------------------------------------- */
+
+static ag_status clip_shape(ag_call *call)
+{
+    const op_clip_attr *a = call->attr;
+    const ag_tensor *scalars = call->in[0];
+
+    if (op_check_in_place(call) != AG_OK || check_doubles(call, 0, 2) != AG_OK || check_doubles(call, 1, 1) != AG_OK ||
+        check_doubles(call, 2, 1) != AG_OK)
+        return ag_status_of(call->ctx);
+    if (a->column < 0 || a->column >= ag_dim(scalars, 1))
+        return ag_fail(call->ctx, AG_ESHAPE, "clip_: %s has no column %lld", OP_SHAPE(scalars), (long long)a->column);
+    return AG_OK;
+}
+
+static double clip_factor(double norm, double max_norm)
+{
+    if (!isfinite(norm))
+        return NAN;
+    return max_norm > 0.0 ? fmin(1.0, max_norm / (norm + 1e-6)) : 1.0;
+}
+
+static ag_status clip_cpu(ag_call *call)
+{
+    const op_clip_attr *a = call->attr;
+    const double *sums = ag_data(call->in[2]);
+    const int64_t columns = ag_dim(call->in[0], 1);
+    double *scale = (double *)ag_data(call->in[0]) + a->column, *norm = ag_data(call->in[1]);
+    double total = 0.0, factor;
+
+    for (int64_t i = 0; i < ag_numel(call->in[2]); i++)
+        total += sums[i];
+    norm[0] = scale[0] * sqrt(total);
+    factor = clip_factor(norm[0], a->max_norm);
+    for (int64_t k = 0; k < ag_dim(call->in[0], 0); k++)
+        scale[k * columns] *= factor;
+    return AG_OK;
+}
+
+const ag_op ag_op_clip_ = {
+    .name = "clip_",
+    .n_in = 3,
+    .attr_size = sizeof(op_clip_attr),
+    .shape = clip_shape,
+    .run = {[AG_CPU] = clip_cpu},
+};
+
+ag_tensor *ag_clip_(ag_ctx *ctx, ag_tensor *scalars, ag_tensor *norm, ag_tensor *sums, int64_t column,
+                    double max_norm)
+{
+    return ag_apply(ctx, &ag_op_clip_, (ag_tensor *[]){scalars, norm, sums},
+                    &(op_clip_attr){.column = column, .max_norm = max_norm});
 }

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <functional>
 #include <tuple>
+#include <type_traits>
 
 #include "cuda_runtime_api.h"
 #include "vector_types.h"
@@ -22,7 +23,8 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-#define __grid_constant__
+/* Stands before a parameter's name here: all threads read the one copy. */
+#define __grid_constant__ &
 
 struct dim3 {
     unsigned x, y, z;
@@ -107,6 +109,8 @@ static inline T __ldg(const T *p) { return *p; }
 
 /* --- numbers ---------------------------------------------------------------------------------- */
 
+using std::isfinite;
+using std::isnan;
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 static inline float __uint_as_float(unsigned u) { float f; memcpy(&f, &u, sizeof f); return f; }
@@ -132,8 +136,9 @@ cudaError_t cuda_host_func_set_attribute(const void *kernel, cudaFuncAttribute a
 template <typename... P, typename... A>
 static inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(P...), A &&...given)
 {
-    std::tuple<P...> args(static_cast<P>(given)...);
-    std::apply([](const P &...p) { (cuda_host_check_argument(&p, sizeof p), ...); }, args);
+    static_assert((sizeof(std::decay_t<P>) + ... + 0) <= 32764, "a kernel is given more than 32764 bytes");
+    std::tuple<std::decay_t<P>...> args(static_cast<P>(given)...);
+    std::apply([](const std::decay_t<P> &...p) { (cuda_host_check_argument(&p, sizeof p), ...); }, args);
     return cuda_host_launch(config, reinterpret_cast<const void *>(kernel),
                             [kernel, args]() { std::apply(kernel, args); });
 }
