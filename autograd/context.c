@@ -298,6 +298,11 @@ int ag_ctx_threads(const ag_ctx *ctx)
     return ctx->options.n_threads;
 }
 
+bool ag_ctx_allows_tf32(const ag_ctx *ctx)
+{
+    return ctx->options.allow_tf32;
+}
+
 struct cpu_state *ag_cpu(ag_ctx *ctx)
 {
     return ctx->cpu;

@@ -34,6 +34,7 @@ typedef struct ag_ctx_options {
     ag_device device;
     int n_threads;      /* 0: every processor this process may run on */
     size_t limit_bytes; /* refuse allocations beyond this total; 0: no limit of ours */
+    bool allow_tf32;    /* AG_CUDA: products and convolutions of f32 may round their factors to 10 bits of fraction */
 } ag_ctx_options;
 
 /* Make a context. `options` may be NULL (the CPU, all threads, no limit).
@@ -44,6 +45,7 @@ void ag_ctx_free(ag_ctx *ctx); /* NULL is fine; every tensor of it is dead after
 
 ag_device ag_ctx_device(const ag_ctx *ctx);
 int ag_ctx_threads(const ag_ctx *ctx);
+bool ag_ctx_allows_tf32(const ag_ctx *ctx);
 
 /* Host memory for the structures of readers and writers. ag_new zeroes and checks the product;
  * on refusal it records AG_ENOMEM naming `what` and returns NULL. ag_delete takes NULL.

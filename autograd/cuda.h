@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "autograd/gpu.h"
 #include "autograd/op.h"
 
 #ifdef __cplusplus
@@ -29,6 +30,8 @@ typedef struct ag_cuda_kernel {
 } ag_cuda_kernel;
 
 typedef struct ag_cuda_api {
+    void (*describe)(ag_gpus *out); /* zeroed before; see autograd/gpu.h */
+
     /* NULL with the context failed (AG_EDEVICE, AG_ENOMEM) when there is no usable device. */
     ag_cuda *(*open)(ag_ctx *ctx);
     void (*close)(ag_cuda *cuda); /* waits; NULL is fine */

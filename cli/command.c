@@ -18,6 +18,8 @@ const cli_flag cli_device_flags[] = {
      .choices = DEVICES, .help = "where to compute"},
     {.name = "threads", .kind = CLI_INT, .offset = offsetof(cli_device, threads), .fallback = "0", .value = "N",
      .low = 0, .high = 1024, .help = "CPU threads; 0: every processor this process may use"},
+    {.name = "allow_tf32", .kind = CLI_SWITCH, .offset = offsetof(cli_device, allow_tf32),
+     .help = "let products of f32 round their factors to 10 bits of fraction (TF32), where --device is cuda"},
     {.name = "profile", .kind = CLI_SWITCH, .offset = offsetof(cli_device, profile),
      .help = "print where the time went, by operation and shape, on standard error"},
     {.name = "trace", .kind = CLI_TEXT, .offset = offsetof(cli_device, trace), .value = "FILE.json",
@@ -65,7 +67,8 @@ static int finish(ag_ctx *ctx)
 static int work(const cli_device *device, void *options, cli_parsed *parsed, cli_body body)
 {
     const ag_ctx_options where = {.device = device ? (ag_device)device->device : AG_CPU,
-                                  .n_threads = device ? (int)device->threads : 0};
+                                  .n_threads = device ? (int)device->threads : 0,
+                                  .allow_tf32 = device && device->allow_tf32};
     const bool watches = device && (device->profile || device->trace);
     ag_ctx *ctx = ag_ctx_new(&where);
 
@@ -73,6 +76,8 @@ static int work(const cli_device *device, void *options, cli_parsed *parsed, cli
         fprintf(stderr, "agewright: out of memory\n");
         return CLI_EXIT_MEMORY;
     }
+    if (where.allow_tf32 && where.device != AG_CUDA)
+        fprintf(stderr, "--allow_tf32 has no effect: a GPU's matter\n");
     if (watches && ag_status_of(ctx) == AG_OK)
         parsed->profile = cli_profile_new(ctx, device->trace);
     if (ag_status_of(ctx) == AG_OK)

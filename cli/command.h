@@ -35,6 +35,7 @@ int cli_choose(const cli_menu *menu, int argc, char *const *argv);
 typedef struct cli_device {
     int device;      /* an ag_device */
     int64_t threads; /* 0: all */
+    bool allow_tf32;
     bool profile;
     const char *trace; /* a file; NULL: none */
 } cli_device;

@@ -18,6 +18,7 @@
 
 #include "autograd/available.h"
 #include "autograd/cpu/isa.h"
+#include "autograd/gpu.h"
 #include "autograd/grad.h"
 #include "autograd/ops.h"
 #include "autograd/version.h"
@@ -132,7 +133,7 @@ static const char *onednn_isa(void)
 
 static void describe_libraries(json_t *root)
 {
-    static const char *const absent[] = {"CUDA", "cuDNN", "NCCL", "MPI", "FFmpeg"};
+    static const char *const absent[] = {"NCCL", "MPI", "FFmpeg"};
     const dnnl_version_t *dnnl = dnnl_version();
     const int webp = WebPGetDecoderVersion();
     const char *tiff = strstr(TIFFGetVersion(), "ersion ");
@@ -163,6 +164,33 @@ static void describe_libraries(json_t *root)
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
         set(one, absent[i], json_string("not built in"));
     set(root, "libraries", one);
+}
+
+static const char *or_missing(const char *version)
+{
+    return version[0] ? version : "not found";
+}
+
+static void describe_gpus(json_t *root)
+{
+    json_t *one = json_object();
+    ag_gpus gpus;
+
+    ag_gpus_find(&gpus);
+    if (gpus.n == 0)
+        set(one, "none", json_string(gpus.why));
+    for (int i = 0; i < gpus.n; i++) {
+        const ag_gpu *g = &gpus.list[i];
+        char key[32];
+        snprintf(key, sizeof key, "device_%d", i);
+        set(one, key, json_sprintf("%s, compute capability %d.%d, %d multiprocessors, %.1f GiB", g->name, g->major,
+                                   g->minor, g->processors, (double)g->bytes / 1073741824.0));
+    }
+    set(one, "driver_for_CUDA", json_string(or_missing(gpus.driver)));
+    set(one, "CUDA_runtime", json_string(or_missing(gpus.runtime)));
+    set(one, "cuBLASLt", json_string(or_missing(gpus.cublaslt)));
+    set(one, "cuDNN", json_string(or_missing(gpus.cudnn)));
+    set(root, "gpu", one);
 }
 
 static void describe_models(ag_ctx *ctx, json_t *root)
@@ -216,8 +244,10 @@ static double measure(ag_ctx *ctx, task which)
 
     do {
         const ag_scope round = ag_scope_open(ctx);
-        const double start = now();
+        double start;
 
+        ag_wait(ctx);
+        start = now();
         if (which == PRODUCT)
             ag_matmul(ctx, a, b, false, true);
         else if (which == CONVOLUTION)
@@ -226,6 +256,7 @@ static double measure(ag_ctx *ctx, task which)
             ag_attention(ctx, a, a, b, 8, 0.158, false);
         else
             ag_add_(ctx, a, b);
+        ag_wait(ctx);
         best = fmin(best, now() - start);
         ag_scope_close(ctx, round, NULL);
     } while (now() < end && ag_status_of(ctx) == AG_OK);
@@ -285,6 +316,7 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     (void)parsed;
     set(root, "version", json_string(AG_VERSION));
     describe_machine(ctx, root);
+    describe_gpus(root);
     describe_libraries(root);
     describe_models(ctx, root);
     if (!o->quick)

@@ -200,7 +200,9 @@ static ag_tensor *plain_copy(ag_ctx *ctx, ag_tensor *x)
 static peaks measure_peaks(const cli_profile *p)
 {
     const int64_t side = 2048, values = 1 << 25;
-    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = ag_ctx_device(p->ctx), .n_threads = ag_ctx_threads(p->ctx)});
+    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = ag_ctx_device(p->ctx),
+                                               .n_threads = ag_ctx_threads(p->ctx),
+                                               .allow_tf32 = ag_ctx_allows_tf32(p->ctx)});
     peaks out = {{0.0, 0.0}, 0.0};
 
     if (!ctx)

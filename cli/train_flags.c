@@ -297,9 +297,8 @@ const cli_flag cli_unused_flags[] = {
     CLI_UNUSED_TEXT(3, "dataloader_num_workers", "pictures are encoded once, by all threads"),
     CLI_UNUSED_TEXT(4, "hub_token", "nothing is uploaded"),
     CLI_UNUSED_TEXT(5, "hub_model_id", "nothing is uploaded"),
-    CLI_UNUSED_SWITCH(0, "allow_tf32", "a GPU's matter"),
-    CLI_UNUSED_SWITCH(1, "enable_xformers_memory_efficient_attention", "attention never materialises its scores here"),
-    CLI_UNUSED_SWITCH(2, "push_to_hub", "nothing is uploaded"),
+    CLI_UNUSED_SWITCH(0, "enable_xformers_memory_efficient_attention", "attention never materialises its scores here"),
+    CLI_UNUSED_SWITCH(1, "push_to_hub", "nothing is uploaded"),
     {0},
 };
 

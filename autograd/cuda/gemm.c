@@ -46,7 +46,7 @@ typedef struct library {
 /* What tells one product from another; compared as bytes, so it is zeroed first. */
 typedef struct plan_key {
     int64_t m, n, k, batch, ld_a, ld_b, ld_c, stride_a, stride_b, stride_c;
-    int32_t transpose_a, transpose_b, type, c_type, has_bias, accumulate, alignment, unused;
+    int32_t transpose_a, transpose_b, type, c_type, has_bias, accumulate, alignment, tf32;
 } plan_key;
 
 typedef struct plan {
@@ -64,6 +64,11 @@ struct cuda_gemm_state {
     plan **plans;            /* by hash, open */
     size_t n, room;
 };
+
+const char *cuda_gemm_library(void)
+{
+    return LIBRARY;
+}
 
 static bool load(library *lib)
 {
@@ -167,8 +172,9 @@ static bool make_desc(struct cuda_gemm_state *s, plan *p)
     const cublasOperation_t second = k->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
     const cublasLtEpilogue_t epilogue = k->has_bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
     const cudaDataType_t bias_type = library_type(k->c_type);
+    const cublasComputeType_t how = k->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
 
-    return s->lib.desc_create(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
+    return s->lib.desc_create(&p->desc, how, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
            s->lib.desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first) == CUBLAS_STATUS_SUCCESS &&
            s->lib.desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second) == CUBLAS_STATUS_SUCCESS &&
            s->lib.desc_set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) ==
@@ -337,6 +343,7 @@ static bool prepare(prepared *out, const ag_call *call, const cuda_product *p)
     k->c_type = narrow_after ? AG_F32 : (int)p->c_type;
     k->has_bias = p->bias != NULL;
     k->accumulate = p->accumulate;
+    k->tf32 = type == AG_F32 && ag_ctx_allows_tf32(call->ctx);
     if ((int)p->a_type != type)
         out->n_a = (p->stride_a ? batch : 1) * p->m * p->k;
     else

@@ -30,6 +30,8 @@ typedef struct cuda_product {
 size_t cuda_gemm_scratch(const ag_call *call, const cuda_product *p);
 ag_status cuda_gemm(const ag_call *call, const cuda_product *p, void *scratch);
 
+const char *cuda_gemm_library(void); /* the file name of cuBLASLt */
+
 struct cuda_gemm_state;
 void cuda_gemm_state_free(struct cuda_gemm_state *state);
 

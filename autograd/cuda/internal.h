@@ -55,6 +55,9 @@ bool cuda_range_map(ag_cuda_range *range, size_t from, size_t to);
 void cuda_range_unmap(ag_cuda_range *range, size_t from, size_t to);
 size_t cuda_range_mapped(const ag_cuda_range *range);
 
+/* describe.c */
+void cuda_describe(ag_gpus *out);
+
 /* kernels.c */
 const ag_cuda_kernel *cuda_kernel_of(const ag_op *op);
 int cuda_kernel_index(const ag_op *op);

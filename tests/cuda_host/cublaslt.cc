@@ -5,6 +5,7 @@
  */
 #include <cublasLt.h>
 
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -15,6 +16,7 @@ struct cublasLtContext {
     int unused;
 };
 struct cuda_host_matmul_desc {
+    cublasComputeType_t compute;
     cublasOperation_t op_a, op_b;
     cublasLtEpilogue_t epilogue;
     const void *bias;
@@ -58,6 +60,11 @@ static cublasStatus_t destroy(T *object)
     return CUBLAS_STATUS_SUCCESS;
 }
 
+size_t cublasLtGetVersion(void)
+{
+    return 10000 * CUBLAS_VER_MAJOR;
+}
+
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
 {
     static bool ready;
@@ -80,8 +87,8 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute, cudaDataType_t scale)
 {
     MAY_FAIL(CUBLAS_STATUS_ALLOC_FAILED);
-    WANT(desc && compute == CUBLAS_COMPUTE_32F && scale == CUDA_R_32F);
-    *desc = new cuda_host_matmul_desc{CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr, CUDA_R_32F};
+    WANT(desc && (compute == CUBLAS_COMPUTE_32F || compute == CUBLAS_COMPUTE_32F_FAST_TF32) && scale == CUDA_R_32F);
+    *desc = new cuda_host_matmul_desc{compute, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr, CUDA_R_32F};
     n_left++;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -170,6 +177,7 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 /* --- the product ------------------------------------------------------------------------------ */
 
 struct problem {
+    cublasComputeType_t compute;
     cublasOperation_t op_a, op_b;
     cublasLtEpilogue_t epilogue;
     int64_t m, n, k;
@@ -182,7 +190,7 @@ static bool is_problem(problem *p, const cuda_host_matmul_desc *desc, const cuda
 {
     const int64_t k_b = desc->op_b == CUBLAS_OP_N ? b->rows : b->cols;
 
-    *p = {desc->op_a, desc->op_b, desc->epilogue, desc->op_a == CUBLAS_OP_N ? a->rows : a->cols,
+    *p = {desc->compute, desc->op_a, desc->op_b, desc->epilogue, desc->op_a == CUBLAS_OP_N ? a->rows : a->cols,
           desc->op_b == CUBLAS_OP_N ? b->cols : b->rows, desc->op_a == CUBLAS_OP_N ? a->cols : a->rows, *a, *b, *d};
     return p->k == k_b && d->rows == p->m && d->cols == p->n && memcmp(c, d, sizeof *c) == 0 && a->type == b->type &&
            (a->type == CUDA_R_16BF || d->type == CUDA_R_32F) && a->batch == d->batch && b->batch == d->batch &&
@@ -193,7 +201,7 @@ static bool is_problem(problem *p, const cuda_host_matmul_desc *desc, const cuda
 
 static uint64_t sum_of(const problem &p)
 {
-    const int64_t numbers[] = {p.op_a,  p.op_b, p.epilogue, p.m,        p.n,     p.k,       p.a.ld,   p.b.ld,
+    const int64_t numbers[] = {p.compute, p.op_a,  p.op_b, p.epilogue, p.m,        p.n,     p.k,       p.a.ld,   p.b.ld,
                                p.d.ld,  p.a.type, p.d.type, p.a.stride, p.b.stride, p.d.stride, p.d.batch};
     uint64_t h = 14695981039346656037u;
 
@@ -243,6 +251,18 @@ static void put(void *data, cudaDataType type, int64_t i, float v)
         static_cast<float *>(data)[i] = v;
 }
 
+/* A factor of a product: with TF32 an f32 of 10 bits of fraction. */
+static float factor_of(const problem &p, const void *data, cudaDataType type, int64_t i)
+{
+    const float v = get(data, type, i);
+    uint32_t bits = ag_bits_of_f32(v);
+
+    if (p.compute != CUBLAS_COMPUTE_32F_FAST_TF32 || type != CUDA_R_32F || !std::isfinite(v))
+        return v;
+    bits += 0x1000u;
+    return ag_f32_of_bits(bits & ~0x1fffu);
+}
+
 static void multiply(const problem &p, float alpha, const void *a, const void *b, float beta, void *d, const void *bias,
                      int64_t z)
 {
@@ -252,13 +272,13 @@ static void multiply(const problem &p, float alpha, const void *a, const void *b
     for (int64_t k = 0; k < p.k; k++)
         for (int64_t i = 0; i < p.m; i++)
             left[(size_t)(k * p.m + i)] =
-                get(a, p.a.type, from_a + (p.op_a == CUBLAS_OP_N ? k * p.a.ld + i : i * p.a.ld + k));
+                factor_of(p, a, p.a.type, from_a + (p.op_a == CUBLAS_OP_N ? k * p.a.ld + i : i * p.a.ld + k));
 #pragma omp parallel for if (p.m * p.n * p.k > 100000)
     for (int64_t j = 0; j < p.n; j++) {
         std::vector<float> sum((size_t)p.m);
         for (int64_t k = 0; k < p.k; k++) {
             const float *row = &left[(size_t)(k * p.m)];
-            const float factor = get(b, p.b.type, from_b + (p.op_b == CUBLAS_OP_N ? j * p.b.ld + k : k * p.b.ld + j));
+            const float factor = factor_of(p, b, p.b.type, from_b + (p.op_b == CUBLAS_OP_N ? j * p.b.ld + k : k * p.b.ld + j));
             for (int64_t i = 0; i < p.m; i++)
                 sum[(size_t)i] += factor * row[i];
         }

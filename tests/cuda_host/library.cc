@@ -18,6 +18,7 @@ struct entry {
 
 #define ENTRY(library, name) {library, #name, reinterpret_cast<void *>(name)}
 const entry ENTRIES[] = {
+    ENTRY("libcublasLt.so.13", cublasLtGetVersion),
     ENTRY("libcublasLt.so.13", cublasLtCreate),
     ENTRY("libcublasLt.so.13", cublasLtDestroy),
     ENTRY("libcublasLt.so.13", cublasLtMatmulDescCreate),

@@ -1,0 +1,35 @@
+/* gpu.h - the GPUs of this machine, and the libraries for them, as this program finds them. */
+#ifndef AG_GPU_H
+#define AG_GPU_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { AG_MAX_GPUS = 16, AG_GPU_TEXT = 128 };
+
+typedef struct ag_gpu {
+    char name[AG_GPU_TEXT];
+    int major, minor; /* compute capability */
+    int processors;   /* multiprocessors */
+    size_t bytes;     /* memory */
+} ag_gpu;
+
+typedef struct ag_gpus {
+    int n;                 /* in list; 0: none that can be used */
+    char why[AG_GPU_TEXT]; /* there is none; "" when there is one */
+    ag_gpu list[AG_MAX_GPUS];
+    char driver[AG_GPU_TEXT], runtime[AG_GPU_TEXT]; /* CUDA's version of each, "13.0"; "" when not there */
+    char cublaslt[AG_GPU_TEXT], cudnn[AG_GPU_TEXT];
+} ag_gpus;
+
+/* Look for them. Needs no context and takes no memory of a device. */
+void ag_gpus_find(ag_gpus *out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* AG_GPU_H */
