@@ -235,6 +235,16 @@ static bool open_cuda(ag_ctx *ctx)
     return ctx->cuda != NULL;
 }
 
+/* On AG_META: what a back end would take beside tensors is known to a program that has one. */
+static void foresee_cuda(ag_ctx *ctx)
+{
+    const ag_cuda_api *api = ag_cuda_built();
+
+    ctx->foreseen = api ? api->foresee(ctx) : NULL;
+    if (ctx->foreseen)
+        ctx->cuda_api = api;
+}
+
 ag_ctx *ag_ctx_new(const ag_ctx_options *options)
 {
     ag_ctx *ctx = calloc(1, sizeof *ctx);
@@ -258,7 +268,9 @@ ag_ctx *ag_ctx_new(const ag_ctx_options *options)
             return ctx;
         }
     }
-    if (ctx->options.device == AG_CUDA)
+    if (ctx->options.device == AG_META && ctx->options.stands_for == AG_CUDA)
+        foresee_cuda(ctx);
+    if (ag_ctx_target(ctx) == AG_CUDA)
         return ctx;
     ctx->cpu = cpu_state_new(ctx->options.n_threads); /* AG_META asks it what scratch a kernel would take */
     if (!ctx->cpu)
@@ -277,7 +289,7 @@ void ag_ctx_free(ag_ctx *ctx)
         ag_heap_free(ctx->heap[h]);
     cpu_state_free(ctx->cpu);
     if (ctx->cuda_api)
-        ctx->cuda_api->close(ctx->cuda);
+        ctx->cuda_api->close(ctx->cuda ? ctx->cuda : ctx->foreseen);
     free(ctx->pool);
     free(ctx->walk);
     for (void *slab = ctx->host_slabs; slab;) {
@@ -291,6 +303,11 @@ void ag_ctx_free(ag_ctx *ctx)
 ag_device ag_ctx_device(const ag_ctx *ctx)
 {
     return ctx->options.device;
+}
+
+ag_device ag_ctx_target(const ag_ctx *ctx)
+{
+    return ctx->options.device == AG_META ? ctx->options.stands_for : ctx->options.device;
 }
 
 int ag_ctx_threads(const ag_ctx *ctx)
@@ -310,7 +327,7 @@ struct cpu_state *ag_cpu(ag_ctx *ctx)
 
 struct ag_cuda *ag_cuda_of(ag_ctx *ctx)
 {
-    return ctx->cuda;
+    return ctx->cuda ? ctx->cuda : ctx->foreseen;
 }
 
 ag_status ag_wait(ag_ctx *ctx)

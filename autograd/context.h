@@ -34,6 +34,7 @@ typedef struct ag_ctx_options {
     ag_device device;
     int n_threads;      /* 0: every processor this process may run on */
     size_t limit_bytes; /* refuse allocations beyond this total; 0: no limit of ours */
+    ag_device stands_for; /* AG_META: whose run is foreseen, AG_CPU or AG_CUDA */
     bool allow_tf32;    /* AG_CUDA: products and convolutions of f32 may round their factors to 10 bits of fraction */
 } ag_ctx_options;
 
@@ -44,6 +45,8 @@ ag_ctx *ag_ctx_new(const ag_ctx_options *options);
 void ag_ctx_free(ag_ctx *ctx); /* NULL is fine; every tensor of it is dead afterwards */
 
 ag_device ag_ctx_device(const ag_ctx *ctx);
+/* The device; on AG_META the one that it stands for. Element types and scratch follow from it. */
+ag_device ag_ctx_target(const ag_ctx *ctx);
 int ag_ctx_threads(const ag_ctx *ctx);
 bool ag_ctx_allows_tf32(const ag_ctx *ctx);
 

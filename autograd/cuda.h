@@ -34,6 +34,8 @@ typedef struct ag_cuda_api {
 
     /* NULL with the context failed (AG_EDEVICE, AG_ENOMEM) when there is no usable device. */
     ag_cuda *(*open)(ag_ctx *ctx);
+    /* One without a device, for AG_META: scratch rules can be asked. NULL with the context failed (AG_ENOMEM). */
+    ag_cuda *(*foresee)(ag_ctx *ctx);
     void (*close)(ag_cuda *cuda); /* waits; NULL is fine */
 
     const ag_cuda_kernel *(*kernel)(const ag_op *op); /* NULL: none yet */

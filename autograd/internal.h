@@ -103,8 +103,8 @@ struct ag_ctx {
     ag_observer observer;
     void *observer_user;
     struct cpu_state *cpu;
-    const ag_cuda_api *cuda_api; /* of a context on AG_CUDA */
-    ag_cuda *cuda;
+    const ag_cuda_api *cuda_api; /* of a context on AG_CUDA, or on AG_META in its stead */
+    ag_cuda *cuda, *foreseen;    /* the device; on AG_META what stands for it; NULL: none */
     ag_bundle *bundle;           /* NULL on other devices */
 };
 

@@ -153,8 +153,8 @@ static ag_cost cost_of(const ag_call *call)
     default_cost(call, &cost);
     if (call->op->cost)
         call->op->cost(call, &cost);
-    if (ctx->cuda) {
-        on_cuda = ctx->cuda_api->kernel(call->op);
+    if (ag_ctx_target(ctx) == AG_CUDA) { /* foreseen by a program without such kernels: nothing is known */
+        on_cuda = ctx->cuda_api ? ctx->cuda_api->kernel(call->op) : NULL;
         cost.scratch = on_cuda && on_cuda->scratch ? on_cuda->scratch(call) : 0;
     }
     return cost;

@@ -84,11 +84,11 @@ ag_status ag_apply_all(ag_ctx *ctx, const ag_op *op, ag_tensor *const *in, const
 /* Workspace until the running op returns; NULL (and failed) when refused. 64-byte aligned. */
 void *ag_scratch(ag_ctx *ctx, size_t bytes);
 
-/* The CPU back end's state (threads, primitive caches); on AG_META too, for what kernels would need; NULL on
- * AG_CUDA. */
+/* The CPU back end's state (threads, primitive caches); on AG_META too, for what kernels would need; NULL where
+ * ag_ctx_target() is AG_CUDA. */
 struct cpu_state;
 struct cpu_state *ag_cpu(ag_ctx *ctx);
-/* The CUDA back end's state; NULL on other devices. */
+/* The CUDA back end's state; on AG_META one without a device where that stands for CUDA; else NULL. */
 struct ag_cuda;
 struct ag_cuda *ag_cuda_of(ag_ctx *ctx);
 

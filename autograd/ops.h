@@ -1,7 +1,7 @@
 /* ops.h - the operations.
  *
  * Every function computes at once and returns a tensor of the open scope, or NULL after a failure
- * (autograd/status.h). Unless said otherwise: f32 or bf16 in, the same out, gradients of any order.
+ * (autograd/status.h). Unless said otherwise: f32 or bf16 (on AG_CUDA f16 too) in, the same out, gradients of any order.
  * Activations are channels last. Shapes are written outer to inner.
  */
 #ifndef AG_OPS_H

@@ -388,7 +388,7 @@ static void print_plain(const bench *b, const row *r, const measured *m)
 
 #define AT(field) offsetof(options, field)
 
-static const char *const PRECISIONS[] = {"auto", "no", "bf16", NULL};
+static const char *const PRECISIONS[] = {"auto", "no", "bf16", "fp16", NULL};
 static const char *const AUTO[] = {"auto", "on", "off", NULL};
 
 static const cli_flag FLAGS[] = {
@@ -403,7 +403,7 @@ static const cli_flag FLAGS[] = {
     {.name = "repeat", .kind = CLI_INT, .offset = AT(repeat), .value = "N", .fallback = "3", .low = 1,
      .high = MAX_REPEAT, .help = "the best of so many counts, after one to warm up"},
     {.name = "mixed_precision", .kind = CLI_CHOICE, .offset = AT(precision), .choices = PRECISIONS,
-     .fallback = "auto", .help = "auto is bf16 where the CPU has AMX, else f32"},
+     .fallback = "auto", .help = "auto is bf16 on a GPU and where the CPU has AMX, else f32"},
     {.name = "gradient_checkpointing", .kind = CLI_CHOICE, .offset = AT(checkpointing), .choices = AUTO,
      .fallback = "auto", .help = "compute activations again in the backward pass; auto: where the row needs it"},
     {.name = "half_weights", .kind = CLI_CHOICE, .offset = AT(half), .choices = AUTO, .fallback = "auto",
@@ -442,7 +442,8 @@ static ag_status run_row(ag_ctx *ctx, const options *o, cli_profile *profile)
     b->batch = o->batch ? o->batch : r->batch;
     b->checkpointing = o->checkpointing == 0 ? r->checkpointing : o->checkpointing == 1;
     b->compute = train_compute_dtype(ctx, o->precision);
-    if (o->half == 0 ? b->compute == AG_BF16 : o->half == 1)
+    source.half_dtype = b->compute == AG_F16 ? AG_F16 : AG_BF16;
+    if (o->half == 0 ? b->compute != AG_F32 : o->half == 1)
         source.half_parts = r->frozen;
     m.open = -now();
     if (ag_status_of(ctx) == AG_OK && pipe_open(&b->model, ctx, &source, r->part) == AG_OK) {

@@ -16,14 +16,15 @@ typedef struct options {
     cli_texts prompts, loras, embeddings;
     int64_t num_images, height, width, seed, steps, batch, columns, zoom;
     double guidance;
-    int sampler, precision;
+    int sampler, precision, vae_precision;
     bool torch_rng, same_latents;
     cli_device device;
 } options;
 
 #define AT(field) offsetof(options, field)
 
-static const char *const PRECISIONS[] = {"auto", "no", "bf16", NULL};
+static const char *const PRECISIONS[] = {"auto", "no", "bf16", "fp16", NULL};
+static const char *const VAE_PRECISIONS[] = {"auto", "no", "bf16", NULL};
 
 static const cli_flag FLAGS[] = {
     {.name = "model", .kind = CLI_TEXT, .offset = AT(model), .value = "MODEL", .required = true,
@@ -64,7 +65,9 @@ static const cli_flag FLAGS[] = {
     {.name = "zoom", .kind = CLI_INT, .offset = AT(zoom), .value = "N", .fallback = "1", .low = 1, .high = 16,
      .help = "enlarge the pictures of a grid"},
     {.name = "mixed_precision", .kind = CLI_CHOICE, .offset = AT(precision), .choices = PRECISIONS,
-     .fallback = "auto", .help = "auto is bf16 where the CPU has AMX, else f32"},
+     .fallback = "auto", .help = "auto is bf16 on a GPU and where the CPU has AMX, else f32; fp16 is for --device cuda"},
+    {.name = "vae_precision", .kind = CLI_CHOICE, .offset = AT(vae_precision), .choices = VAE_PRECISIONS,
+     .fallback = "auto", .help = "of the decoder; auto: as --mixed_precision, but f32 (no) beside fp16"},
     {.name = "revision", .kind = CLI_TEXT, .offset = AT(revision), .value = "REV", .help = "of a hub id"},
     {.name = "variant", .kind = CLI_TEXT, .offset = AT(variant), .value = "NAME", .help = "of the weight files"},
     {.name = "tokenizer_name", .kind = CLI_TEXT, .offset = AT(tokenizer_name), .value = "DIR",
@@ -123,18 +126,20 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     const pipe_source source = {.model = o->model, .revision = o->revision, .variant = o->variant,
                                 .tokenizer_name = o->tokenizer_name};
     const int64_t n = o->prompts.n * o->num_images;
+    const ag_dtype compute = train_compute_dtype(ctx, o->precision);
     const edit_generate_options generate = {.prompts = o->prompts.items, .n_prompts = o->prompts.n,
                                             .negative_prompt = o->negative_prompt, .per_prompt = o->num_images,
                                             .height = o->height, .width = o->width, .seed = (uint64_t)o->seed,
                                             .torch_rng = o->torch_rng, .same_latents = o->same_latents,
                                             .sampler = (edit_sampler_kind)o->sampler, .n_steps = o->steps,
                                             .guidance = o->guidance, .batch = o->batch,
-                                            .compute = train_compute_dtype(ctx, o->precision), .on_step = show_step};
+                                            .compute = compute, .vae_compute = train_vae_dtype(ctx, o->vae_precision, compute),
+                                            .on_step = show_step};
     pipe_model *model = NULL;
     data_image *images;
 
     (void)parsed;
-    if (cli_check_output(ctx, o->output) != AG_OK ||
+    if (ag_status_of(ctx) != AG_OK || cli_check_output(ctx, o->output) != AG_OK ||
         (o->pictures && data_folder_make(ctx, o->pictures) != AG_OK) ||
         pipe_open(&model, ctx, &source, PIPE_ALL) != AG_OK)
         return ag_status_of(ctx);

@@ -15,7 +15,8 @@ ag_status cli_train_sample(data_image *images, ag_ctx *ctx, pipe_model *model, c
                                            .n_steps = r->n_steps,
                                            .guidance = r->guidance,
                                            .batch = r->n,
-                                           .compute = r->compute};
+                                           .compute = r->compute,
+                                           .vae_compute = r->vae_compute};
 
     return edit_generate(images, ctx, model, &options);
 }

@@ -12,6 +12,7 @@
 
 static const char *const MODES[] = {"finetune_double_prompt", "finetune_single_prompt", NULL};
 static const char *const PRECISIONS[] = {"auto", "no", "bf16", "fp16", NULL};
+static const char *const VAE_PRECISIONS[] = {"auto", "no", "bf16", NULL};
 static const char *const LOSSES[] = {"l2", "huber", "smooth_l1", NULL};
 static const char *const PRIOR_TARGETS[] = {"noise", "model", NULL};
 static const char *const AUTOMATIC[] = {"auto", "true", "false", NULL};
@@ -139,7 +140,10 @@ const cli_flag cli_run_flags[] = {
     {.name = "gradient_checkpointing", .kind = CLI_SWITCH, .offset = AT(gradient_checkpointing),
      .help = "recompute blocks in the backward pass: less memory, about a third more time, the same bits"},
     {.name = "mixed_precision", .kind = CLI_CHOICE, .offset = AT(mixed_precision), .choices = PRECISIONS,
-     .fallback = "auto", .help = "of activations; auto is bf16 where the CPU has AMX, else no (f32)"},
+     .fallback = "auto", .help = "of activations; auto is bf16 on a GPU and where the CPU has AMX, else no (f32); fp16 is "
+                                 "not there yet"},
+    {.name = "vae_precision", .kind = CLI_CHOICE, .offset = AT(vae_precision), .choices = VAE_PRECISIONS,
+     .fallback = "auto", .help = "of the VAE; auto: as --mixed_precision, but f32 (no) beside fp16"},
     {.name = "no_cache", .kind = CLI_SWITCH, .offset = AT(no_cache),
      .help = "encode pictures at each use instead of keeping the VAE's posteriors on disk"},
     {.name = "cache_dir", .kind = CLI_TEXT, .offset = AT(cache_dir), .value = "DIR",

@@ -119,7 +119,7 @@ static ag_status generate_batch(data_image *images, ag_ctx *ctx, const pipe_mode
     x = first_latents(ctx, o, o->first + first, n, h, w, nn_unet_config_of(m->unet)->in_channels);
     x = edit_sample_latents(ctx, m->unet, sampler, x, cond, uncond, o->guidance, &options, o->on_step, o->user);
     if (x)
-        edit_decode(images, ctx, m, x, o->compute);
+        edit_decode(images, ctx, m, x, o->vae_compute);
     ag_scope_close(ctx, scope, NULL);
     return ag_status_of(ctx);
 }

@@ -41,7 +41,7 @@ typedef struct edit_generate_options {
     int64_t n_steps;
     double guidance;
     int64_t batch;               /* pictures at a time; 0: one */
-    ag_dtype compute;
+    ag_dtype compute, vae_compute; /* of the U-Net; of the decoder */
     edit_step_fn on_step;
     void *user;
 } edit_generate_options;

@@ -33,7 +33,8 @@ typedef struct pipe_source {
     const char *variant;        /* weight files' variant; NULL: none */
     const char *tokenizer_name; /* another tokenizer's folder or hub id; NULL: the model's */
     bool use_ema;               /* single files: the averaged copy of the U-Net */
-    unsigned half_parts;        /* PIPE_*: parts that stay frozen, their weights kept in bf16 (nn_params_alloc) */
+    unsigned half_parts;        /* PIPE_*: parts that stay frozen, their weights kept in half_dtype (nn_params_alloc) */
+    ag_dtype half_dtype;        /* AG_BF16 or AG_F16 */
 } pipe_source;
 
 typedef struct pipe_model {

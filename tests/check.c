@@ -1,11 +1,19 @@
 /* check.c - what the tests share; see check.h. */
 #include "tests/check.h"
 
+#include "autograd/numbers.h"
 #include "autograd/ops.h"
+
+ag_device check_device(void)
+{
+    const char *name = getenv("AG_TEST_DEVICE");
+
+    return name && strcmp(name, "cuda") == 0 ? AG_CUDA : AG_CPU;
+}
 
 ag_ctx *check_ctx_on(ag_device device)
 {
-    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = device, .n_threads = 2});
+    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = device, .stands_for = check_device(), .n_threads = 2});
 
     assert_non_null(ctx);
     check_ok(ctx, "a new context");
@@ -14,9 +22,7 @@ ag_ctx *check_ctx_on(ag_device device)
 
 ag_ctx *check_ctx(void)
 {
-    const char *name = getenv("AG_TEST_DEVICE");
-
-    return check_ctx_on(name && strcmp(name, "cuda") == 0 ? AG_CUDA : AG_CPU);
+    return check_ctx_on(check_device());
 }
 
 void check_ok(const ag_ctx *ctx, const char *what)
@@ -61,15 +67,12 @@ float *check_values(ag_ctx *ctx, const ag_tensor *t)
     if (ag_dtype_of(t) == AG_F32) {
         ag_read(ctx, t, values, ag_nbytes(t));
     } else {
-        uint16_t *bits = malloc((size_t)(n ? n : 1) * sizeof *bits);
-        assert_non_null(bits);
-        assert_int_equal(ag_dtype_of(t), AG_BF16);
-        ag_read(ctx, t, bits, ag_nbytes(t));
-        for (int64_t i = 0; i < n; i++) {
-            const uint32_t wide = (uint32_t)bits[i] << 16;
-            memcpy(values + i, &wide, sizeof wide);
-        }
-        free(bits);
+        uint16_t *half = malloc((size_t)(n ? n : 1) * sizeof *half);
+        assert_non_null(half);
+        assert_true(ag_dtype_of(t) == AG_BF16 || ag_dtype_of(t) == AG_F16);
+        ag_read(ctx, t, half, ag_nbytes(t));
+        ag_widen(values, ag_dtype_of(t), half, n);
+        free(half);
     }
     check_ok(ctx, "reading values");
     return values;

@@ -18,7 +18,10 @@
 
 #include "autograd/tensor.h"
 
-/* A working context; the test fails when there is none. Free it with ag_ctx_free(). */
+/* The device that tests run on. */
+ag_device check_device(void);
+/* A working context; the test fails when there is none; AG_META stands for the device above. Free it with
+ * ag_ctx_free(). */
 ag_ctx *check_ctx(void);
 ag_ctx *check_ctx_on(ag_device device);
 
@@ -34,7 +37,7 @@ double check_uniform(uint64_t *seed, double low, double high);
 void check_close(const char *what, int64_t index, double got, double want, double atol,
                  double rtol);
 
-/* The values of an f32 or bf16 tensor as floats, for free(). */
+/* The values of a tensor of f32, bf16 or f16 as floats, for free(). */
 float *check_values(ag_ctx *ctx, const ag_tensor *t);
 /* A step tensor of n_dims dims with uniform values. */
 ag_tensor *check_random(ag_ctx *ctx, uint64_t *seed, int n_dims, const int64_t *dims);

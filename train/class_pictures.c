@@ -45,13 +45,15 @@ static ag_status write_picture(ag_ctx *ctx, const char *folder, int64_t k, const
 static ag_status draw_batch(ag_ctx *ctx, const train_options *o, pipe_model *model, data_image *images, int64_t first,
                             int64_t n)
 {
+    const ag_dtype compute = train_compute_dtype(ctx, o->prior_generation_precision);
     const train_sample_request request = {.prompt = o->class_prompt,
                                           .n = n,
                                           .first = first,
                                           .n_steps = N_STEPS,
                                           .guidance = GUIDANCE,
                                           .seed = (uint64_t)o->seed,
-                                          .compute = train_compute_dtype(ctx, o->prior_generation_precision)};
+                                          .compute = compute,
+                                          .vae_compute = train_vae_dtype(ctx, o->vae_precision, compute)};
 
     if (ag_status_of(ctx) == AG_OK)
         o->sample(images, ctx, model, &request);

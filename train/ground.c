@@ -105,7 +105,9 @@ static ag_status check_options(ag_ctx *ctx, const train_ground *g)
     const int64_t most = TRAIN_MAX_ROWS / g->recipe->rows_per_sample;
     const opt_schedule schedule = train_schedule(o, 1);
 
-    if (g->recipe->check(ctx, o) != AG_OK || train_inversion_check(ctx, o) != AG_OK)
+    if (train_compute_dtype(ctx, o->mixed_precision) == AG_F16)
+        return ag_fail(ctx, AG_EINVAL, "--mixed_precision fp16 draws pictures; training in it is not there yet");
+    if (ag_status_of(ctx) != AG_OK || g->recipe->check(ctx, o) != AG_OK || train_inversion_check(ctx, o) != AG_OK)
         return ag_status_of(ctx);
     if (o->train_batch_size > most)
         return ag_fail(ctx, AG_EINVAL, "--train_batch_size %lld: wanted at most %lld", (long long)o->train_batch_size,
@@ -299,7 +301,8 @@ static ag_status open_model(ag_ctx *ctx, train_ground *g)
     const ag_dtype compute = train_compute_dtype(ctx, o->mixed_precision);
     pipe_source source = source_of(o);
 
-    if (o->rank > 0 && compute == AG_BF16) /* what adapters stand beside stays frozen */
+    source.half_dtype = compute;
+    if (o->rank > 0 && compute != AG_F32) /* what adapters stand beside stays frozen */
         source.half_parts = PIPE_UNET | (o->train_text_encoder ? PIPE_TEXT : 0);
     if (ag_status_of(ctx) != AG_OK || pipe_open(&g->model, ctx, &source, PIPE_TEXT | PIPE_TOKENIZER) != AG_OK)
         return ag_status_of(ctx);
@@ -307,7 +310,7 @@ static ag_status open_model(ag_ctx *ctx, train_ground *g)
     if (train_inversion_open(ctx, g->model, o) != AG_OK)
         return ag_status_of(ctx);
     if (pipe_noise_init(&g->noise, ctx, &g->model->schedule) != AG_OK || check_timesteps(ctx, g) != AG_OK ||
-        fill_caches(ctx, g, compute) != AG_OK || /* which may take hours */
+        fill_caches(ctx, g, train_vae_dtype(ctx, o->vae_precision, compute)) != AG_OK || /* which may take hours */
         pipe_add(ctx, g->model, PIPE_UNET) != AG_OK)
         return ag_status_of(ctx);
     if (train_lora_new(&g->lora, ctx, o, g->model) != AG_OK ||

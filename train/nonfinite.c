@@ -9,6 +9,8 @@
 #include "autograd/observe.h"
 #include "nn/params.h"
 
+enum { LOOK = 256 }; /* numbers at a time */
+
 typedef struct search {
     bool found;
     char *text;
@@ -17,14 +19,17 @@ typedef struct search {
 
 static bool is_finite(ag_ctx *ctx, const ag_tensor *t)
 {
-    const void *data = ag_look(ctx, t);
-    const float *v = data;
-    const uint16_t *half = data;
+    const ag_dtype dtype = ag_dtype_of(t);
+    const char *data = ag_is_float(dtype) ? ag_look(ctx, t) : NULL;
+    float v[LOOK];
     bool all = true;
 
-    for (int64_t i = 0; data && all && i < ag_numel(t); i++)
-        all = (ag_dtype_of(t) != AG_F32 || isfinite(v[i])) &&
-              (ag_dtype_of(t) != AG_BF16 || isfinite(ag_f32_of_bf16(half[i])));
+    for (int64_t i = 0; data && all && i < ag_numel(t); i += LOOK) {
+        const int64_t n = ag_numel(t) - i < LOOK ? ag_numel(t) - i : LOOK;
+        ag_widen(v, dtype, data + (size_t)i * ag_dtype_size(dtype), n);
+        for (int64_t k = 0; all && k < n; k++)
+            all = isfinite(v[k]);
+    }
     ag_look_away(t, data);
     return all;
 }

@@ -82,7 +82,7 @@ typedef struct train_options {
 
     /* memory and arithmetic */
     bool gradient_checkpointing;
-    int mixed_precision; /* a train_precision */
+    int mixed_precision, vae_precision; /* a train_precision; the VAE's own */
 
     /* what is trained, and towards what */
     bool train_text_encoder, torch_rng, same_timestep;

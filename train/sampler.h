@@ -20,7 +20,7 @@ typedef struct train_sample_request {
     int64_t n_steps;
     double guidance;
     uint64_t seed;
-    ag_dtype compute;
+    ag_dtype compute, vae_compute;
 } train_sample_request;
 
 /* Fill images[n], the caller's afterwards (data_image_free). The model has all its parts. */

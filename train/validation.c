@@ -7,6 +7,7 @@
 #include "autograd/ops.h"
 #include "data/file.h"
 #include "train/ground.h"
+#include "train/precision.h"
 
 enum { LAST_STEPS = 25 };
 static const double GUIDANCE = 7.5;
@@ -149,13 +150,15 @@ static ag_status keep_picture(ag_ctx *ctx, const train_ground *g, train_log *log
 
 static ag_status draw_picture(data_image *image, ag_ctx *ctx, train_ground *g, int64_t i, int64_t n_steps)
 {
+    const ag_dtype compute = g->diffusion.unet_options.compute;
     const train_sample_request request = {.prompt = g->options->validation_prompt,
                                           .n = 1,
                                           .first = i,
                                           .n_steps = n_steps,
                                           .guidance = GUIDANCE,
                                           .seed = g->seed,
-                                          .compute = g->diffusion.unet_options.compute};
+                                          .compute = compute,
+                                          .vae_compute = train_vae_dtype(ctx, g->options->vae_precision, compute)};
 
     return g->options->sample(image, ctx, g->model, &request);
 }

@@ -5,6 +5,8 @@
 #include "autograd/cuda/gemm.h"
 #include "autograd/cuda/internal.h"
 
+enum { FORESEEN_SM = 132 }; /* of a large device */
+
 ag_status cuda_failed(ag_cuda *cuda, const char *what, cudaError_t error)
 {
     (void)cudaGetLastError(); /* it has been told */
@@ -54,9 +56,11 @@ static void close_device(ag_cuda *cuda)
         cudaStreamDestroy(cuda->stream);
     }
     cuda_gemm_state_free(cuda->gemm);
-    cudaFree(cuda->trouble);
-    cudaFreeHost(cuda->trouble_here);
-    (void)cudaGetLastError(); /* nobody is left to tell */
+    if (!cuda->is_foreseen) {
+        cudaFree(cuda->trouble);
+        cudaFreeHost(cuda->trouble_here);
+        (void)cudaGetLastError(); /* nobody is left to tell */
+    }
     free(cuda);
 }
 
@@ -81,6 +85,19 @@ static bool open_parts(ag_cuda *cuda)
            find_driver(cuda);
 }
 
+static ag_cuda *new_state(ag_ctx *ctx)
+{
+    ag_cuda *cuda = calloc(1, sizeof *cuda);
+
+    if (!cuda) {
+        ag_fail(ctx, AG_ENOMEM, "no memory for the CUDA back end");
+        return NULL;
+    }
+    cuda->ctx = ctx;
+    cuda->last_queued = "nothing";
+    return cuda;
+}
+
 static ag_cuda *open_device(ag_ctx *ctx)
 {
     int n = 0;
@@ -93,17 +110,23 @@ static ag_cuda *open_device(ag_ctx *ctx)
                 error == cudaSuccess ? "no device was found" : cudaGetErrorString(error));
         return NULL;
     }
-    cuda = calloc(1, sizeof *cuda);
-    if (!cuda) {
-        ag_fail(ctx, AG_ENOMEM, "no memory for the CUDA back end");
-        return NULL;
-    }
-    cuda->ctx = ctx;
-    cuda->last_queued = "nothing";
-    if (open_parts(cuda))
+    cuda = new_state(ctx);
+    if (!cuda || open_parts(cuda))
         return cuda;
     close_device(cuda);
     return NULL;
+}
+
+/* Kernels ask for nothing of a device when they say what they will take, but its size here and there. */
+static ag_cuda *foresee_device(ag_ctx *ctx)
+{
+    ag_cuda *cuda = new_state(ctx);
+
+    if (cuda) {
+        cuda->is_foreseen = true;
+        cuda->n_sm = FORESEEN_SM;
+    }
+    return cuda;
 }
 
 /* --- copies and waiting ----------------------------------------------------------------------- */
@@ -156,6 +179,7 @@ const ag_cuda_api *ag_cuda_built(void)
     static const ag_cuda_api API = {
         .describe = cuda_describe,
         .open = open_device,
+        .foresee = foresee_device,
         .close = close_device,
         .kernel = cuda_kernel_of,
         .write = write_to,

@@ -1,6 +1,4 @@
 /* cast.cu - the CUDA twin of ops/cast.c. */
-#include <cuda_fp16.h>
-
 #include "autograd/cuda/device.cuh"
 #include "autograd/cuda/gemm.h"
 
@@ -27,7 +25,7 @@ static __device__ double get(const void *x, int dtype, int64_t i)
     switch (dtype) {
     case AG_F32: return ((const float *)x)[i];
     case AG_BF16: return cuda_of_bf16(((const unsigned short *)x)[i]);
-    case AG_F16: return __half2float(__ushort_as_half(((const unsigned short *)x)[i]));
+    case AG_F16: return cuda_of_f16(((const unsigned short *)x)[i]);
     case AG_F64: return ((const double *)x)[i];
     case AG_I64: return (double)((const int64_t *)x)[i];
     case AG_I32: return ((const int32_t *)x)[i];
@@ -46,7 +44,7 @@ static __device__ void put(void *y, int dtype, int64_t i, double x)
     switch (dtype) {
     case AG_F32: ((float *)y)[i] = (float)x; break;
     case AG_BF16: ((unsigned short *)y)[i] = (unsigned short)cuda_to_bf16(round_to_odd(x)); break;
-    case AG_F16: ((unsigned short *)y)[i] = __half_as_ushort(__float2half_rn(round_to_odd(x))); break;
+    case AG_F16: ((unsigned short *)y)[i] = (unsigned short)cuda_to_f16(round_to_odd(x)); break;
     case AG_F64: ((double *)y)[i] = x; break;
     case AG_I64:
         ((int64_t *)y)[i] = integer(x, -9223372036854775808.0, 9223372036854775808.0, INT64_MIN, INT64_MAX);
@@ -68,7 +66,7 @@ static __global__ void cast_any(void *y, int to, const void *x, int from, int64_
 
 static bool is_short(ag_dtype dtype) /* one that kernels read as f32 */
 {
-    return dtype == AG_F32 || dtype == AG_BF16;
+    return dtype == AG_F32 || dtype == AG_BF16 || dtype == AG_F16;
 }
 
 ag_status cuda_cast_values(const ag_call *call, void *to, ag_dtype to_type, const void *from, ag_dtype from_type,
@@ -84,8 +82,8 @@ ag_status cuda_cast_values(const ag_call *call, void *to, ag_dtype to_type, cons
         return error == cudaSuccess ? AG_OK : cuda_failed(cuda, call->op->name, error);
     }
     if (is_short(to_type) && is_short(from_type))
-        return cuda_map(call, cuda_out{to, to_type == AG_BF16, cuda_aligned(to)},
-                        cuda_floats{from, from_type == AG_BF16, cuda_aligned(from)}, cuda_floats{}, n, same());
+        return cuda_map(call, cuda_out{to, to_type, cuda_aligned(to)},
+                        cuda_floats{from, from_type, cuda_aligned(from)}, cuda_floats{}, n, same());
     return cuda_launch_over(call, n, cast_any, to, (int)to_type, from, (int)from_type, n);
 }
 

@@ -17,7 +17,7 @@ typedef struct cuda_conv {
     int64_t kh, kw, stride, dilation, top, left;
 } cuda_conv;
 
-/* conv_patches.cu. x, y, d are of `type`, f32 or bf16. */
+/* conv_patches.cu. x, y, d are of `type`, f32, bf16 or f16. */
 
 /* col [rows, kh kw c], the patches of output places from, from + 1, ... (counted over pictures, lines, columns) */
 ag_status cuda_conv_patches(const ag_call *call, void *col, const void *x, ag_dtype type, const cuda_conv *s,

@@ -24,8 +24,8 @@ static __global__ void patches(cuda_out col, cuda_floats x, cuda_conv s, int64_t
 ag_status cuda_conv_patches(const ag_call *call, void *col, const void *x, ag_dtype type, const cuda_conv *s,
                             int64_t from, int64_t rows)
 {
-    const cuda_out to = {col, type == AG_BF16, cuda_aligned(col)};
-    const cuda_floats of = {x, type == AG_BF16, cuda_aligned(x)};
+    const cuda_out to = {col, type, cuda_aligned(col)};
+    const cuda_floats of = {x, type, cuda_aligned(x)};
     const int64_t n = rows * s->kh * s->kw * s->c;
 
     return s->c % CUDA_VEC == 0 && to.aligned && of.aligned
@@ -70,8 +70,8 @@ static __global__ void add_tap(cuda_out dx, cuda_floats old, cuda_floats part, c
 ag_status cuda_conv_add_tap(const ag_call *call, float *dx, const float *part, const cuda_conv *s, int64_t pictures,
                             int64_t ky, int64_t kx, bool is_first)
 {
-    const cuda_out to = {dx, 0, cuda_aligned(dx)};
-    const cuda_floats old = {is_first ? NULL : dx, 0, cuda_aligned(dx)}, of = {part, 0, cuda_aligned(part)};
+    const cuda_out to = {dx, AG_F32, cuda_aligned(dx)};
+    const cuda_floats old = {is_first ? NULL : dx, AG_F32, cuda_aligned(dx)}, of = {part, AG_F32, cuda_aligned(part)};
     const int64_t n = pictures * s->h * s->w * s->c;
 
     return s->c % CUDA_VEC == 0 && to.aligned && of.aligned

@@ -1,4 +1,4 @@
-/* device.cuh - what the kernels share: launching, and tensors of f32 or bf16 as a kernel sees them.
+/* device.cuh - what the kernels share: launching, and tensors of f32, bf16 or f16 as a kernel sees them.
  *
  * For the .cu files of this folder. Kernels compute in f32. A tensor comes as its address and element
  * type: eight elements are read and written at a time, 16 bytes a load, whatever the type is, and the
@@ -8,6 +8,7 @@
 #define AG_CUDA_DEVICE_CUH
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include "autograd/cuda/kernels.h"
@@ -62,16 +63,16 @@ static inline ag_status cuda_launch_over(const ag_call *call, int64_t n, void (*
     return cuda_launch(call, kernel, cuda_blocks(call, n, CUDA_THREADS), CUDA_THREADS, 0, args...);
 }
 
-/* --- tensors of f32 or bf16 ------------------------------------------------------------------- */
+/* --- tensors of f32, bf16 or f16 -------------------------------------------------------------- */
 
 struct cuda_floats {
     const void *data; /* NULL: there is none */
-    int bf16, aligned; /* no padding: the stand-ins look into what a kernel is given */
+    int type, aligned; /* an ag_dtype; no padding: the stand-ins look into what a kernel is given */
 };
 
 struct cuda_out {
     void *data;
-    int bf16, aligned;
+    int type, aligned;
 };
 
 static inline bool cuda_aligned(const void *data)
@@ -85,7 +86,7 @@ static inline cuda_floats cuda_in(const ag_tensor *t)
 
     if (t) {
         f.data = ag_data(t);
-        f.bf16 = ag_dtype_of(t) == AG_BF16;
+        f.type = ag_dtype_of(t);
         f.aligned = cuda_aligned(f.data);
     }
     return f;
@@ -97,7 +98,7 @@ static inline cuda_out cuda_to(const ag_tensor *t)
 
     if (t) {
         f.data = ag_data(t);
-        f.bf16 = ag_dtype_of(t) == AG_BF16;
+        f.type = ag_dtype_of(t);
         f.aligned = cuda_aligned(f.data);
     }
     return f;
@@ -106,7 +107,7 @@ static inline cuda_out cuda_to(const ag_tensor *t)
 /* The part of a tensor from element `at`, on the host. */
 static inline cuda_floats cuda_from(cuda_floats x, int64_t at)
 {
-    x.data = (const char *)x.data + at * (x.bf16 ? 2 : 4);
+    x.data = (const char *)x.data + at * (x.type == AG_F32 ? 4 : 2);
     x.aligned = cuda_aligned(x.data);
     return x;
 }
@@ -122,17 +123,38 @@ static __device__ __forceinline__ unsigned cuda_to_bf16(float x)
     return __bfloat16_as_ushort(__float2bfloat16_rn(x));
 }
 
+static __device__ __forceinline__ float cuda_of_f16(unsigned bits)
+{
+    return __half2float(__ushort_as_half((unsigned short)bits));
+}
+
+static __device__ __forceinline__ unsigned cuda_to_f16(float x)
+{
+    return __half_as_ushort(__float2half_rn(x));
+}
+
+/* Two bytes as a number, and back; type is AG_BF16 or AG_F16. */
+static __device__ __forceinline__ float cuda_of_half(int type, unsigned bits)
+{
+    return type == AG_BF16 ? cuda_of_bf16(bits) : cuda_of_f16(bits);
+}
+
+static __device__ __forceinline__ unsigned cuda_to_half(int type, float x)
+{
+    return type == AG_BF16 ? cuda_to_bf16(x) : cuda_to_f16(x);
+}
+
 static __device__ __forceinline__ float cuda_load(cuda_floats x, int64_t i)
 {
-    return x.bf16 ? cuda_of_bf16(((const unsigned short *)x.data)[i]) : ((const float *)x.data)[i];
+    return x.type == AG_F32 ? ((const float *)x.data)[i] : cuda_of_half(x.type, ((const unsigned short *)x.data)[i]);
 }
 
 static __device__ __forceinline__ void cuda_store(cuda_out y, int64_t i, float v)
 {
-    if (y.bf16)
-        ((unsigned short *)y.data)[i] = (unsigned short)cuda_to_bf16(v);
-    else
+    if (y.type == AG_F32)
         ((float *)y.data)[i] = v;
+    else
+        ((unsigned short *)y.data)[i] = (unsigned short)cuda_to_half(y.type, v);
 }
 
 enum { CUDA_VEC = 8 };
@@ -143,12 +165,12 @@ static __device__ __forceinline__ void cuda_load8(float v[CUDA_VEC], cuda_floats
     if (!x.aligned) {
         for (int k = 0; k < CUDA_VEC; k++)
             v[k] = cuda_load(x, i + k);
-    } else if (x.bf16) {
+    } else if (x.type != AG_F32) {
         const uint4 u = *(const uint4 *)((const unsigned short *)x.data + i);
         const unsigned w[4] = {u.x, u.y, u.z, u.w};
         for (int k = 0; k < 4; k++) {
-            v[2 * k] = cuda_of_bf16(w[k] & 0xffff);
-            v[2 * k + 1] = __uint_as_float(w[k] & 0xffff0000u);
+            v[2 * k] = cuda_of_half(x.type, w[k] & 0xffff);
+            v[2 * k + 1] = cuda_of_half(x.type, w[k] >> 16);
         }
     } else {
         const float4 a = *(const float4 *)((const float *)x.data + i);
@@ -163,10 +185,10 @@ static __device__ __forceinline__ void cuda_store8(cuda_out y, int64_t i, const 
     if (!y.aligned) {
         for (int k = 0; k < CUDA_VEC; k++)
             cuda_store(y, i + k, v[k]);
-    } else if (y.bf16) {
+    } else if (y.type != AG_F32) {
         unsigned w[4];
         for (int k = 0; k < 4; k++)
-            w[k] = cuda_to_bf16(v[2 * k]) | cuda_to_bf16(v[2 * k + 1]) << 16;
+            w[k] = cuda_to_half(y.type, v[2 * k]) | cuda_to_half(y.type, v[2 * k + 1]) << 16;
         *(uint4 *)((unsigned short *)y.data + i) = make_uint4(w[0], w[1], w[2], w[3]);
     } else {
         *(float4 *)((float *)y.data + i) = make_float4(v[0], v[1], v[2], v[3]);

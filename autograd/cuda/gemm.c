@@ -2,7 +2,7 @@
  *
  * cuBLASLt thinks in columns: a row-major [M,N] is a column-major [N,M], so it is asked for c^T = op(b)^T op(a)^T,
  * and a bias [N] runs down its columns. Descriptors and the algorithm of each product are made once and kept.
- * Both factors must be of one type: the odd one is converted first, to bf16 where c is bf16, else to f32.
+ * Both factors must be of one type: the odd one is converted first, to the type of c.
  */
 #include "autograd/cuda/gemm.h"
 
@@ -113,7 +113,7 @@ static struct cuda_gemm_state *state_of(const ag_call *call)
         ag_fail(call->ctx, AG_ENOMEM, "no memory for matrix products");
         return NULL;
     }
-    if (load(&cuda->gemm->lib) && cuda->gemm->lib.create(&cuda->gemm->handle) != CUBLAS_STATUS_SUCCESS)
+    if (!cuda->is_foreseen && load(&cuda->gemm->lib) && cuda->gemm->lib.create(&cuda->gemm->handle) != CUBLAS_STATUS_SUCCESS)
         cuda->gemm->handle = NULL;
     return cuda->gemm;
 }
@@ -148,7 +148,7 @@ void cuda_gemm_state_free(struct cuda_gemm_state *state)
 
 static cudaDataType_t library_type(int type)
 {
-    return type == AG_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    return type == AG_BF16 ? CUDA_R_16BF : type == AG_F16 ? CUDA_R_16F : CUDA_R_32F;
 }
 
 /* A column-major matrix of `rows` by `columns` as cuBLASLt sees it. */
@@ -322,7 +322,8 @@ static bool prepare(prepared *out, const ag_call *call, const cuda_product *p)
     const int64_t batch = or_else(p->batch, 1);
     const bool mixed = p->a_type != p->b_type;
     const int type = mixed ? (int)p->c_type : (int)p->a_type;
-    const bool narrow_after = p->c_type == AG_BF16 && type == AG_F32;
+    const bool narrow_after = p->c_type != AG_F32 && type != (int)p->c_type;
+    const bool is_foreseen = ag_cuda_of(call->ctx)->is_foreseen; /* then the largest workspace is counted */
     plan_key *k = &out->key;
     int alignment = ALIGNMENT;
 
@@ -356,13 +357,13 @@ static bool prepare(prepared *out, const ag_call *call, const cuda_product *p)
     out->plan = plan_of(call, k);
     if (!out->plan)
         return false;
-    if (!out->plan->is_possible)
+    if (!out->plan->is_possible && !is_foreseen)
         return true;
     out->at_a = take(&out->bytes, (size_t)out->n_a * ag_dtype_size((ag_dtype)type));
     out->at_b = take(&out->bytes, (size_t)out->n_b * ag_dtype_size((ag_dtype)type));
     out->at_c = take(&out->bytes, narrow_after ? (size_t)(batch * p->m * p->n) * sizeof(float) : 0);
     out->at_bias = take(&out->bytes, p->bias && (int)p->bias_type != k->c_type ? (size_t)p->n * sizeof(float) : 0);
-    out->at_workspace = take(&out->bytes, out->plan->workspace);
+    out->at_workspace = take(&out->bytes, is_foreseen ? WORKSPACE_BYTES : out->plan->workspace);
     return true;
 }
 

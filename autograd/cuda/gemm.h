@@ -21,7 +21,7 @@ typedef struct cuda_product {
     int64_t stride_a, stride_b, stride_c; /* elements from one product of the batch to the next */
     bool transpose_a, transpose_b;        /* a is stored [K,M], b [N,K] */
     bool accumulate;                      /* c is f32 */
-    ag_dtype a_type, b_type, c_type;      /* AG_F32 or AG_BF16; one that is converted first has touching rows */
+    ag_dtype a_type, b_type, c_type;      /* f32, bf16 or f16; one that is converted first has touching rows */
     const void *bias;                     /* [N] or NULL */
     ag_dtype bias_type;
 } cuda_product;

@@ -54,7 +54,7 @@ static cuda_floats floats(const void *data, ag_dtype type)
     cuda_floats f = {};
 
     f.data = data;
-    f.bf16 = type == AG_BF16;
+    f.type = type;
     return f;
 }
 
@@ -79,7 +79,7 @@ ag_status cuda_gemm_tiled(const ag_call *call, const cuda_product *p)
     q.b = floats(p->b, p->b_type);
     q.bias = floats(p->bias, p->bias_type);
     q.c.data = p->c;
-    q.c.bf16 = p->c_type == AG_BF16;
+    q.c.type = p->c_type;
     if ((p->m + TILE - 1) / TILE > 65535 || batch > 65535)
         return ag_fail(call->ctx, AG_EUNSUPPORTED, "%s: a product of %lld x %lld x %lld, %lld times, is too large "
                        "without cuBLASLt", call->op->name, (long long)p->m, (long long)p->n, (long long)p->k,

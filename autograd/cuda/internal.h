@@ -33,6 +33,7 @@ typedef struct cuda_trouble {
 
 struct ag_cuda {
     ag_ctx *ctx;
+    bool is_foreseen;     /* there is no device: a run on AG_META */
     int device;
     int n_sm;             /* multiprocessors */
     cudaStream_t stream;  /* all kernels and copies, in order */

@@ -1,7 +1,7 @@
 /* binary.c - a + b, a - b, a b, a / b, max, min with NumPy's broadcasting.
  *
  * Shapes  aligned at the last axis; sizes are equal or one of them is 1, which stretches.
- * Dtypes  f32 or bf16; the result is bf16 when both are, else f32.
+ * Dtypes  f32 or bf16; the result has the type of both, f32 where they differ.
  * Keeps   mul: the other factor; div: b, and y where b asks; max, min: both.
  *
  * Gradient, with D = dL/dy, each summed down to its input's shape:

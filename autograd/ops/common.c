@@ -27,9 +27,9 @@ const char *op_text(char *buffer, const ag_tensor *t)
 
 /* --- checks ----------------------------------------------------------------------------------- */
 
-bool op_is_float(const ag_tensor *t)
+bool op_is_float(const ag_ctx *ctx, ag_dtype dtype)
 {
-    return ag_dtype_of(t) == AG_F32 || ag_dtype_of(t) == AG_BF16;
+    return dtype == AG_F32 || dtype == AG_BF16 || (dtype == AG_F16 && ag_ctx_target(ctx) == AG_CUDA);
 }
 
 bool op_same_dims(const ag_tensor *a, const ag_tensor *b)
@@ -41,9 +41,10 @@ bool op_same_dims(const ag_tensor *a, const ag_tensor *b)
 ag_status op_check_floats(const ag_call *call, unsigned skip)
 {
     for (int i = 0; i < call->op->n_in; i++)
-        if (call->in[i] && !(skip >> i & 1) && !op_is_float(call->in[i]))
-            return ag_fail(call->ctx, AG_EDTYPE, "%s: input %d is %s, want f32 or bf16",
-                           call->op->name, i, OP_SHAPE(call->in[i]));
+        if (call->in[i] && !(skip >> i & 1) && !op_is_float(call->ctx, ag_dtype_of(call->in[i])))
+            return ag_fail(call->ctx, AG_EDTYPE, "%s: input %d is %s, want f32 or bf16%s",
+                           call->op->name, i, OP_SHAPE(call->in[i]),
+                           ag_ctx_target(call->ctx) == AG_CUDA ? " or f16" : "");
     return AG_OK;
 }
 
@@ -86,7 +87,7 @@ ag_status op_check_target(const ag_call *call)
 
 ag_dtype op_join(const ag_tensor *a, const ag_tensor *b)
 {
-    return ag_dtype_of(a) == AG_BF16 && ag_dtype_of(b) == AG_BF16 ? AG_BF16 : AG_F32;
+    return ag_dtype_of(a) == ag_dtype_of(b) ? ag_dtype_of(a) : AG_F32;
 }
 
 int64_t op_product(const int64_t *dims, int from, int to)
@@ -152,7 +153,7 @@ ag_status op_run_f32(ag_call *call, op_kernel kernel)
         return ag_status_of(ctx);
     for (int i = 0; i < call->op->n_in; i++) {
         const ag_tensor *t = call->in[i];
-        if (!t || !op_is_float(t))
+        if (!t || !op_is_float(ctx, ag_dtype_of(t)))
             continue;
         f.in[i] = op_as_f32(call, t, scratch);
         scratch += op_f32_scratch(t);

@@ -2,7 +2,8 @@
  *
  * For files in autograd/ops/ and the tests of ops. Kernels see f32: an op that takes bf16 is run
  * through op_run_f32(), which widens the inputs into scratch and rounds the outputs back, so that
- * every op takes both. Matrix products and convolutions have bf16 kernels and do not pass here.
+ * every op takes both. Matrix products and convolutions have bf16 kernels and do not pass here. The kernels
+ * of autograd/cuda/ take f16 too.
  */
 #ifndef AG_OPS_COMMON_H
 #define AG_OPS_COMMON_H
@@ -24,16 +25,16 @@ const char *op_text(char *buffer, const ag_tensor *t);
 
 /* --- checks of shape rules; each returns AG_OK or fails the context naming the op ------------- */
 
-bool op_is_float(const ag_tensor *t); /* f32 or bf16 */
+bool op_is_float(const ag_ctx *ctx, ag_dtype dtype); /* f32 or bf16, on AG_CUDA f16 too */
 bool op_same_dims(const ag_tensor *a, const ag_tensor *b);
-/* Every input that is there is f32 or bf16, but those whose bit is set in `skip`. */
+/* Every input that is there is op_is_float(), but those whose bit is set in `skip`. */
 ag_status op_check_floats(const ag_call *call, unsigned skip);
 /* Input i, when there is one, has these dims. */
 ag_status op_check_dims(const ag_call *call, int i, int n_dims, const int64_t *dims);
 /* For ops that change input 0 in place: nothing may be recorded that would miss it. */
 ag_status op_check_in_place(const ag_call *call);
 ag_status op_check_target(const ag_call *call); /* the same, and input 0 is f32 */
-/* bf16 when both are, else f32. */
+/* The element type of both when they have one, else f32. */
 ag_dtype op_join(const ag_tensor *a, const ag_tensor *b);
 /* Product of dims[from .. to). */
 int64_t op_product(const int64_t *dims, int from, int to);

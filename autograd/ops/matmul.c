@@ -4,8 +4,8 @@
  *
  * Shapes  a [...,M,K], b [...,K,N] -> [...,M,N]; the leading axes are equal, or absent in one.
  *         x [...,I], w [O,I], b [O] or nothing -> [...,O]
- * Dtypes  f32 and bf16 in any mixture, sums in f32. matmul's result is bf16 when both inputs are
- *         (f32 where it is the gradient of something f32); linear's is as x.
+ * Dtypes  f32 and bf16 in any mixture, sums in f32. matmul's result has the type of both inputs
+ *         (f32 where they differ, and where it is the gradient of something f32); linear's is as x.
  * Keeps   for the gradient of one factor the other.
  *
  * Gradient, with D = dL/dy:
@@ -82,7 +82,7 @@ static ag_status matmul_shape(ag_call *call)
         return ag_fail(call->ctx, AG_ESHAPE, "matmul: %s%s and %s%s do not fit together",
                        OP_SHAPE(a), attr->transpose_a ? " transposed" : "", OP_SHAPE(b),
                        attr->transpose_b ? " transposed" : "");
-    if (dtype != AG_F32 && dtype != AG_BF16)
+    if (!op_is_float(call->ctx, dtype))
         return ag_fail(call->ctx, AG_EDTYPE, "matmul: no products in %s", ag_dtype_name(dtype));
     if (!n_lead(a))
         lead = b;

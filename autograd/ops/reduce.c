@@ -21,7 +21,7 @@ static ag_status sum_shape(ag_call *call)
 
     if (op_check_floats(call, 0) != AG_OK)
         return ag_status_of(call->ctx);
-    if (a->dtype != AG_F32 && a->dtype != AG_BF16)
+    if (!op_is_float(call->ctx, (ag_dtype)a->dtype))
         return ag_fail(call->ctx, AG_EDTYPE, "sum: no sums of element type %d", a->dtype);
     if (a->axes >> ag_ndim(x))
         return ag_fail(call->ctx, AG_ESHAPE, "sum: %s has no axes beyond %d, asked for bits %#x",

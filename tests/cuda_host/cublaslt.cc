@@ -125,7 +125,7 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDa
                                           uint64_t cols, int64_t ld)
 {
     MAY_FAIL(CUBLAS_STATUS_ALLOC_FAILED);
-    WANT(layout && (type == CUDA_R_32F || type == CUDA_R_16BF) && rows && cols && ld >= (int64_t)rows);
+    WANT(layout && (type == CUDA_R_32F || type == CUDA_R_16F || type == CUDA_R_16BF) && rows && cols && ld >= (int64_t)rows);
     *layout = new cuda_host_matrix_layout{type, (int64_t)rows, (int64_t)cols, ld, 0, 1};
     n_left++;
     return CUBLAS_STATUS_SUCCESS;
@@ -193,7 +193,7 @@ static bool is_problem(problem *p, const cuda_host_matmul_desc *desc, const cuda
     *p = {desc->compute, desc->op_a, desc->op_b, desc->epilogue, desc->op_a == CUBLAS_OP_N ? a->rows : a->cols,
           desc->op_b == CUBLAS_OP_N ? b->cols : b->rows, desc->op_a == CUBLAS_OP_N ? a->cols : a->rows, *a, *b, *d};
     return p->k == k_b && d->rows == p->m && d->cols == p->n && memcmp(c, d, sizeof *c) == 0 && a->type == b->type &&
-           (a->type == CUDA_R_16BF || d->type == CUDA_R_32F) && a->batch == d->batch && b->batch == d->batch &&
+           (a->type == d->type || d->type == CUDA_R_32F) && a->batch == d->batch && b->batch == d->batch &&
            d->batch >= 1 && (d->batch == 1 || d->stride >= d->ld * d->cols) &&
            (desc->epilogue == CUBLASLT_EPILOGUE_DEFAULT ||
             (desc->epilogue == CUBLASLT_EPILOGUE_BIAS && desc->bias_type == d->type));
@@ -239,16 +239,18 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
 
 static float get(const void *data, cudaDataType type, int64_t i)
 {
-    return type == CUDA_R_16BF ? ag_f32_of_bf16(static_cast<const uint16_t *>(data)[i])
-                               : static_cast<const float *>(data)[i];
+    if (type == CUDA_R_32F)
+        return static_cast<const float *>(data)[i];
+    const uint16_t bits = static_cast<const uint16_t *>(data)[i];
+    return type == CUDA_R_16BF ? ag_f32_of_bf16(bits) : ag_f32_of_f16(bits);
 }
 
 static void put(void *data, cudaDataType type, int64_t i, float v)
 {
-    if (type == CUDA_R_16BF)
-        static_cast<uint16_t *>(data)[i] = ag_bf16_of_f32(v);
-    else
+    if (type == CUDA_R_32F)
         static_cast<float *>(data)[i] = v;
+    else
+        static_cast<uint16_t *>(data)[i] = type == CUDA_R_16BF ? ag_bf16_of_f32(v) : ag_f16_of_f32(v);
 }
 
 /* A factor of a product: with TF32 an f32 of 10 bits of fraction. */
@@ -296,7 +298,7 @@ static void multiply(const problem &p, float alpha, const void *a, const void *b
 
 static size_t size_of(cudaDataType type)
 {
-    return type == CUDA_R_16BF ? 2 : 4;
+    return type == CUDA_R_32F ? 4 : 2;
 }
 
 static bool is_matrix(const void *data, const cuda_host_matrix_layout &l, uint64_t alignment)
