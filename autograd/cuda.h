@@ -30,6 +30,7 @@ typedef struct ag_cuda_kernel {
 } ag_cuda_kernel;
 
 typedef struct ag_cuda_api {
+    int (*count)(void);             /* devices; 0 without a driver */
     void (*describe)(ag_gpus *out); /* zeroed before; see autograd/gpu.h */
 
     /* NULL with the context failed (AG_EDEVICE, AG_ENOMEM) when there is no usable device. */

@@ -15,3 +15,10 @@ void ag_gpus_find(ag_gpus *out)
     else
         snprintf(out->why, sizeof out->why, "this program was built without the CUDA toolkit");
 }
+
+bool ag_gpu_is_there(void)
+{
+    const ag_cuda_api *api = ag_cuda_built();
+
+    return api && api->count() > 0;
+}

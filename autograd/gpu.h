@@ -2,6 +2,7 @@
 #ifndef AG_GPU_H
 #define AG_GPU_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #ifdef __cplusplus
@@ -24,6 +25,9 @@ typedef struct ag_gpus {
     char driver[AG_GPU_TEXT], runtime[AG_GPU_TEXT]; /* CUDA's version of each, "13.0"; "" when not there */
     char cublaslt[AG_GPU_TEXT], cudnn[AG_GPU_TEXT];
 } ag_gpus;
+
+/* Is there one that this program could use? Opens no library. */
+bool ag_gpu_is_there(void);
 
 /* Look for them. Needs no context and takes no memory of a device. */
 void ag_gpus_find(ag_gpus *out);

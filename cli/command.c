@@ -6,16 +6,19 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "autograd/gpu.h"
 #include "cli/profile.h"
 #include "data/file.h"
 
 enum { MAX_COMMANDS = 64 };
 
-static const char *const DEVICES[] = {"cpu", "cuda", NULL};
+/* In the order of ag_device; "auto" becomes one of the others before a command sees it. */
+static const char *const DEVICES[] = {"cpu", "cuda", "auto", NULL};
+enum { AUTO = 2 };
 
 const cli_flag cli_device_flags[] = {
-    {.name = "device", .kind = CLI_CHOICE, .offset = offsetof(cli_device, device), .fallback = "cpu",
-     .choices = DEVICES, .help = "where to compute"},
+    {.name = "device", .kind = CLI_CHOICE, .offset = offsetof(cli_device, device), .fallback = "auto",
+     .choices = DEVICES, .help = "where to compute; auto: on a GPU when there is one that can be used, else on the CPU"},
     {.name = "threads", .kind = CLI_INT, .offset = offsetof(cli_device, threads), .fallback = "0", .value = "N",
      .low = 0, .high = 1024, .help = "CPU threads; 0: every processor this process may use"},
     {.name = "allow_tf32", .kind = CLI_SWITCH, .offset = offsetof(cli_device, allow_tf32),
@@ -129,9 +132,11 @@ int cli_run(const cli_syntax *syntax, size_t options_size, size_t device_offset,
         ag_ctx_free(ctx);
         code = CLI_EXIT_OK;
     } else {
+        cli_device *device = device_offset == CLI_NO_DEVICE ? NULL : (cli_device *)((char *)options + device_offset);
         ag_ctx_free(ctx);
-        code = work(device_offset == CLI_NO_DEVICE ? NULL : (const cli_device *)((char *)options + device_offset),
-                    options, &parsed, body);
+        if (device && device->device == AUTO)
+            device->device = ag_gpu_is_there() ? AG_CUDA : AG_CPU;
+        code = work(device, options, &parsed, body);
     }
     cli_parsed_free(&parsed);
     free(options);

@@ -177,7 +177,7 @@ static ag_status read_from(ag_cuda *cuda, void *to, const void *from, size_t byt
 const ag_cuda_api *ag_cuda_built(void)
 {
     static const ag_cuda_api API = {
-        .describe = cuda_describe,
+        .count = cuda_count, .describe = cuda_describe,
         .open = open_device,
         .foresee = foresee_device,
         .close = close_device,

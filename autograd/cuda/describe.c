@@ -43,6 +43,16 @@ static bool describe_one(ag_gpu *out, int device)
     return true;
 }
 
+int cuda_count(void)
+{
+    int n = 0;
+
+    if (cudaGetDeviceCount(&n) != cudaSuccess)
+        n = 0;
+    (void)cudaGetLastError();
+    return n;
+}
+
 void cuda_describe(ag_gpus *out)
 {
     int driver = 0, runtime = 0, n = 0;

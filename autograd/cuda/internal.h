@@ -57,6 +57,7 @@ void cuda_range_unmap(ag_cuda_range *range, size_t from, size_t to);
 size_t cuda_range_mapped(const ag_cuda_range *range);
 
 /* describe.c */
+int cuda_count(void);
 void cuda_describe(ag_gpus *out);
 
 /* kernels.c */

@@ -105,7 +105,7 @@ static __device__ __forceinline__ cuda_floats cuda_as_in(cuda_out y)
     cuda_floats x;
 
     x.data = y.data;
-    x.bf16 = y.bf16;
+    x.type = y.type;
     x.aligned = y.aligned;
     return x;
 }
