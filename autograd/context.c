@@ -330,8 +330,16 @@ struct ag_cuda *ag_cuda_of(ag_ctx *ctx)
     return ctx->cuda ? ctx->cuda : ctx->foreseen;
 }
 
+ag_status ag_check_recorded(ag_ctx *ctx, const char *what)
+{
+    if (ctx->is_recorded)
+        ag_fail(ctx, AG_EUNSUPPORTED, "a step that is recorded %s", what);
+    return ctx->status;
+}
+
 ag_status ag_wait(ag_ctx *ctx)
 {
+    ag_check_recorded(ctx, "waits for the device");
     return ag_bundle_run(ctx) == AG_OK && ctx->cuda ? ctx->cuda_api->wait(ctx->cuda) : ctx->status;
 }
 
@@ -355,9 +363,10 @@ size_t ag_bytes_touched(const ag_ctx *ctx)
 {
     size_t bytes = 0;
 
-    for (int h = 0; h < AG_N_HEAPS; h++)
-        if (ctx->heap[h])
-            bytes += ag_heap_touched_peak(ctx->heap[h]);
+    for (int h = 0; h < AG_N_HEAPS; h++) {
+        bytes += ctx->heap[h] ? ag_heap_touched_peak(ctx->heap[h]) : 0;
+        bytes += ctx->arena[h] ? ag_heap_touched_peak(ctx->arena[h]) : 0;
+    }
     return bytes;
 }
 
@@ -369,7 +378,10 @@ void ag_bytes_reset_peak(ag_ctx *ctx)
 
 void ag_trim(ag_ctx *ctx)
 {
-    for (int h = 0; h < AG_N_HEAPS; h++)
+    for (int h = 0; h < AG_N_HEAPS; h++) {
         if (ctx->heap[h])
             ag_heap_trim(ctx->heap[h]);
+        if (ctx->arena[h] && ctx->n_graphs == 0)
+            ag_heap_trim(ctx->arena[h]);
+    }
 }

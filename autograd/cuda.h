@@ -19,6 +19,8 @@ extern "C" {
 
 typedef struct ag_cuda ag_cuda;             /* a device as one context sees it: stream, libraries */
 typedef struct ag_cuda_range ag_cuda_range; /* reserved device addresses */
+typedef struct ag_cuda_graph ag_cuda_graph; /* recorded work */
+typedef struct ag_cuda_mail ag_cuda_mail;   /* values on their way to the host */
 
 /* run or each queues; neither waits. */
 typedef struct ag_cuda_kernel {
@@ -41,10 +43,28 @@ typedef struct ag_cuda_api {
 
     const ag_cuda_kernel *(*kernel)(const ag_op *op); /* NULL: none yet */
 
-    /* In the order of the stream. `from` may be reused when write returns; read waits. */
+    /* In the order of the stream. `from` may be reused when write returns; read waits. copy: on the device. */
     ag_status (*write)(ag_cuda *cuda, void *to, const void *from, size_t bytes);
     ag_status (*read)(ag_cuda *cuda, void *to, const void *from, size_t bytes);
+    ag_status (*copy)(ag_cuda *cuda, void *to, const void *from, size_t bytes);
     ag_status (*wait)(ag_cuda *cuda); /* until all that was queued is done; tells what failed in it */
+
+    /* Values that the host gets later, up to `bytes` of them (pinned). post() queues a copy of some to place `at`, and
+     * send() ends a letter: open() waits for the last one that was sent, tells what failed before it and returns the
+     * values, is_here() asks without waiting. NULL with the context failed when refused. */
+    ag_cuda_mail *(*mail_new)(ag_cuda *cuda, size_t bytes);
+    void (*mail_free)(ag_cuda_mail *mail); /* NULL is fine */
+    ag_status (*mail_post)(ag_cuda_mail *mail, size_t at, const void *from, size_t bytes);
+    ag_status (*mail_send)(ag_cuda_mail *mail);
+    bool (*mail_is_here)(ag_cuda_mail *mail);
+    const void *(*mail_open)(ag_cuda_mail *mail);
+
+    /* From record() on, what is queued goes into a graph and does not run; recorded() ends that, and returns the
+     * graph, or NULL when it is not to be kept or the context failed. launch() queues a graph. */
+    ag_status (*record)(ag_cuda *cuda);
+    ag_cuda_graph *(*recorded)(ag_cuda *cuda, bool keep);
+    ag_status (*launch)(ag_cuda_graph *graph);
+    void (*graph_free)(ag_cuda_graph *graph); /* waits */
 
     /* Addresses without memory. NULL without a message when refused. */
     ag_cuda_range *(*reserve)(ag_cuda *cuda, size_t bytes);

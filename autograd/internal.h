@@ -19,7 +19,8 @@ typedef struct ag_storage {
     ag_lifetime lifetime;
     ag_heap *heap;
     ag_block *block;
-    void *data; /* NULL on AG_META */
+    void *data;   /* NULL on AG_META */
+    bool is_held; /* a graph knows its address */
 } ag_storage;
 
 typedef struct ag_gnode ag_gnode;
@@ -106,6 +107,12 @@ struct ag_ctx {
     const ag_cuda_api *cuda_api; /* of a context on AG_CUDA, or on AG_META in its stead */
     ag_cuda *cuda, *foreseen;    /* the device; on AG_META what stands for it; NULL: none */
     ag_bundle *bundle;           /* NULL on other devices */
+
+    /* autograd/replay.c */
+    ag_heap *arena[AG_N_HEAPS]; /* changed with heap[] while a repeated step is run or recorded */
+    int n_replays, n_graphs;    /* that use the arena; that hold addresses in it */
+    uint64_t n_stale;           /* tensors that a graph knew and that were let go */
+    bool is_recorded;           /* what is queued goes into a graph */
 };
 
 /* Host records; give() takes the size that take() was called with. */
@@ -123,6 +130,8 @@ ag_tensor *ag_tensor_stand_in(ag_ctx *ctx, const ag_tensor *t, bool with_data, a
 ag_tensor *ag_pool_add(ag_ctx *ctx, ag_tensor *t);
 void ag_storage_release(ag_ctx *ctx, ag_storage *storage);
 void ag_scratch_release(ag_ctx *ctx); /* everything the running op took */
+/* AG_OK unless a step is being recorded, in which `what` has no place: then the context fails. */
+ag_status ag_check_recorded(ag_ctx *ctx, const char *what);
 
 /* bundle.c: calls that were put off (ag_bundle_begin). False when this one is not to be: run it now. */
 ag_bundle *ag_bundle_new(void); /* NULL when memory is refused */

@@ -185,6 +185,18 @@ static ag_status run(ag_call *call)
     return ctx->status;
 }
 
+/* What a graph may read: tensors of its own arena, and those that outlive a step, whose addresses it holds. */
+static ag_status hold(ag_ctx *ctx, const ag_tensor *t)
+{
+    ag_storage *s = t->storage;
+
+    if (s->lifetime == AG_MODEL)
+        s->is_held = true;
+    else if (s->heap != ctx->heap[AG_HEAP_STEP] && s->heap != ctx->heap[AG_HEAP_STEP_SMALL])
+        ag_check_recorded(ctx, "reads a tensor of another step");
+    return ctx->status;
+}
+
 static ag_status apply(ag_call *call)
 {
     ag_ctx *ctx = call->ctx;
@@ -199,6 +211,8 @@ static ag_status apply(ag_call *call)
             return ag_fail(ctx, AG_EINVAL, "%s: input %d was not kept for the gradient", op->name, i);
         if (call->in[i])
             ag_capture_input(ctx, call->in[i]);
+        if (call->in[i] && ctx->is_recorded && hold(ctx, call->in[i]) != AG_OK)
+            return ctx->status;
     }
     if (op->shape(call) != AG_OK)
         return ctx->status != AG_OK ? ctx->status : ag_fail(ctx, AG_ESHAPE, "%s: shapes do not fit", op->name);

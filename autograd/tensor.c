@@ -75,6 +75,7 @@ static ag_storage *storage_new(ag_ctx *ctx, ag_lifetime lifetime, size_t bytes)
     if (!storage)
         return NULL;
     storage->refs = 1;
+    storage->is_held = false;
     storage->lifetime = lifetime;
     storage->heap = heap_for(ctx, lifetime, bytes);
     storage->block = take_block(ctx, lifetime, storage->heap, bytes);
@@ -90,6 +91,7 @@ void ag_storage_release(ag_ctx *ctx, ag_storage *storage)
 {
     if (!storage || --storage->refs > 0)
         return;
+    ctx->n_stale += storage->is_held;
     give_block(ctx, storage->lifetime, storage->heap, storage->block);
     ag_host_give(ctx, storage, sizeof *storage);
 }
@@ -255,6 +257,8 @@ ag_status ag_write(ag_ctx *ctx, ag_tensor *t, const void *host, size_t bytes)
 
     if (status != AG_OK || !bytes || !ag_data(t))
         return status;
+    if (ag_check_recorded(ctx, "brings values from the host") != AG_OK)
+        return ctx->status;
     if (ctx->cuda)
         return ag_bundle_run(ctx) != AG_OK ? ctx->status : ctx->cuda_api->write(ctx->cuda, ag_data(t), host, bytes);
     memcpy(ag_data(t), host, bytes);
@@ -267,6 +271,8 @@ ag_status ag_read(ag_ctx *ctx, const ag_tensor *t, void *host, size_t bytes)
 
     if (status != AG_OK || !bytes)
         return status;
+    if (ag_check_recorded(ctx, "reads values back to the host") != AG_OK)
+        return ctx->status;
     if (ctx->cuda)
         return ag_bundle_run(ctx) != AG_OK ? ctx->status : ctx->cuda_api->read(ctx->cuda, host, ag_data(t), bytes);
     if (ag_data(t))

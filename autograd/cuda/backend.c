@@ -55,6 +55,7 @@ static void close_device(ag_cuda *cuda)
         cudaStreamSynchronize(cuda->stream);
         cudaStreamDestroy(cuda->stream);
     }
+    cuda_staging_close(cuda);
     cuda_gemm_state_free(cuda->gemm);
     if (!cuda->is_foreseen) {
         cudaFree(cuda->trouble);
@@ -82,7 +83,7 @@ static bool open_parts(ag_cuda *cuda)
            ok(cuda, "memory", cudaMalloc((void **)&cuda->trouble, bytes)) &&
            ok(cuda, "pinned memory", cudaHostAlloc((void **)&cuda->trouble_here, bytes, cudaHostAllocDefault)) &&
            ok(cuda, "clearing memory", cudaMemsetAsync(cuda->trouble, 0, bytes, cuda->stream)) &&
-           find_driver(cuda);
+           cuda_staging_open(cuda) && find_driver(cuda);
 }
 
 static ag_cuda *new_state(ag_ctx *ctx)
@@ -131,18 +132,13 @@ static ag_cuda *foresee_device(ag_ctx *ctx)
 
 /* --- copies and waiting ----------------------------------------------------------------------- */
 
-static ag_status write_to(ag_cuda *cuda, void *to, const void *from, size_t bytes)
+ag_status cuda_check_done(ag_cuda *cuda, cudaError_t error, const cuda_trouble *t)
 {
-    const cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda->stream);
-
-    return error == cudaSuccess ? AG_OK : cuda_failed(cuda, "a copy to the device", error);
-}
-
-/* After a wait: did a kernel complain? */
-static ag_status check_trouble(ag_cuda *cuda)
-{
-    const cuda_trouble *t = cuda->trouble_here;
-
+    if (error != cudaSuccess) {
+        (void)cudaGetLastError();
+        return ag_fail(cuda->ctx, AG_EDEVICE, "cuda: %s, in what was queued up to %s", cudaGetErrorString(error),
+                       cuda->last_queued);
+    }
     if (!t->is_there)
         return AG_OK;
     cudaMemsetAsync(cuda->trouble, 0, sizeof *cuda->trouble, cuda->stream);
@@ -157,12 +153,7 @@ static ag_status wait_for(ag_cuda *cuda)
 
     if (error == cudaSuccess)
         error = cudaStreamSynchronize(cuda->stream);
-    if (error != cudaSuccess) {
-        (void)cudaGetLastError();
-        return ag_fail(cuda->ctx, AG_EDEVICE, "cuda: %s, in what was queued up to %s", cudaGetErrorString(error),
-                       cuda->last_queued);
-    }
-    return check_trouble(cuda);
+    return cuda_check_done(cuda, error, cuda->trouble_here);
 }
 
 static ag_status read_from(ag_cuda *cuda, void *to, const void *from, size_t bytes)
@@ -182,9 +173,20 @@ const ag_cuda_api *ag_cuda_built(void)
         .foresee = foresee_device,
         .close = close_device,
         .kernel = cuda_kernel_of,
-        .write = write_to,
+        .write = cuda_write,
         .read = read_from,
+        .copy = cuda_copy_bytes,
         .wait = wait_for,
+        .mail_new = cuda_mail_new,
+        .mail_free = cuda_mail_free,
+        .mail_post = cuda_mail_post,
+        .mail_send = cuda_mail_send,
+        .mail_is_here = cuda_mail_is_here,
+        .mail_open = cuda_mail_open,
+        .record = cuda_record,
+        .recorded = cuda_recorded,
+        .launch = cuda_launch_graph,
+        .graph_free = cuda_graph_free,
         .reserve = cuda_range_reserve,
         .release = cuda_range_release,
         .address = cuda_range_address,

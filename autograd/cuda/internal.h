@@ -36,17 +36,41 @@ struct ag_cuda {
     bool is_foreseen;     /* there is no device: a run on AG_META */
     int device;
     int n_sm;             /* multiprocessors */
-    cudaStream_t stream;  /* all kernels and copies, in order */
+    cudaStream_t stream;  /* all kernels and copies, in order; values from the host come by another */
     cuda_driver driver;
     size_t granularity;   /* of device memory behind addresses */
     cuda_trouble *trouble;      /* on the device */
     cuda_trouble *trouble_here; /* pinned, on the host */
     struct cuda_gemm_state *gemm; /* gemm.h; NULL before the first product */
+    struct cuda_staging *staging; /* staging.c */
+    bool is_recording;            /* what is queued goes into a graph */
     const char *last_queued;    /* name of the op whose kernel was queued last */
 };
 
 /* Fail the context with what the library says about `error` during `what`; returns AG_EDEVICE. */
 ag_status cuda_failed(ag_cuda *cuda, const char *what, cudaError_t error);
+
+/* After a wait that ended with `error`: fail the context with what went wrong on the device, and what a kernel
+ * complained of. */
+ag_status cuda_check_done(ag_cuda *cuda, cudaError_t error, const cuda_trouble *trouble);
+
+/* staging.c */
+bool cuda_staging_open(ag_cuda *cuda);
+void cuda_staging_close(ag_cuda *cuda);
+ag_status cuda_write(ag_cuda *cuda, void *to, const void *from, size_t bytes);
+ag_status cuda_copy_bytes(ag_cuda *cuda, void *to, const void *from, size_t bytes);
+ag_cuda_mail *cuda_mail_new(ag_cuda *cuda, size_t bytes);
+void cuda_mail_free(ag_cuda_mail *mail);
+ag_status cuda_mail_post(ag_cuda_mail *mail, size_t at, const void *from, size_t bytes);
+ag_status cuda_mail_send(ag_cuda_mail *mail);
+bool cuda_mail_is_here(ag_cuda_mail *mail);
+const void *cuda_mail_open(ag_cuda_mail *mail);
+
+/* graph.c */
+ag_status cuda_record(ag_cuda *cuda);
+ag_cuda_graph *cuda_recorded(ag_cuda *cuda, bool keep);
+ag_status cuda_launch_graph(ag_cuda_graph *graph);
+void cuda_graph_free(ag_cuda_graph *graph);
 
 /* range.c */
 ag_cuda_range *cuda_range_reserve(ag_cuda *cuda, size_t bytes);

@@ -105,7 +105,7 @@ static size_t generous(const ag_cuda_range *range, size_t to, size_t limit)
     return limit - to < ahead ? limit : to + ahead;
 }
 
-bool cuda_range_map(ag_cuda_range *range, size_t from, size_t to)
+static bool map_chunks(ag_cuda_range *range, size_t from, size_t to)
 {
     const size_t unit = range->cuda->granularity;
     size_t at = 0;
@@ -128,6 +128,20 @@ bool cuda_range_map(ag_cuda_range *range, size_t from, size_t to)
         from = range->chunks[at].to;
     }
     return true;
+}
+
+/* While a step is recorded, memory may be taken if one says that it is no part of the step. */
+bool cuda_range_map(ag_cuda_range *range, size_t from, size_t to)
+{
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    bool is_done;
+
+    if (!range->cuda->is_recording)
+        return map_chunks(range, from, to);
+    if (cudaThreadExchangeStreamCaptureMode(&mode) != cudaSuccess)
+        return false;
+    is_done = map_chunks(range, from, to);
+    return cudaThreadExchangeStreamCaptureMode(&mode) == cudaSuccess && is_done;
 }
 
 void cuda_range_unmap(ag_cuda_range *range, size_t from, size_t to)

@@ -407,12 +407,13 @@ cudaError_t cuda_host_func_set_attribute(const void *kernel, cudaFuncAttribute a
     return cudaSuccess;
 }
 
-void cuda_host_check_argument(const void *argument, size_t size)
+void cuda_host_check_argument(cudaStream_t stream, const void *argument, size_t size)
 {
     for (size_t at = 0; at + 8 <= size; at += 8) {
         uintptr_t word, page;
         memcpy(&word, static_cast<const char *>(argument) + at, sizeof word);
         page = word & ~(uintptr_t)4095;
+        cuda_host_knows(stream, reinterpret_cast<void *>(word));
         /* A number may look like an address; one that is in use here and not on the device is no accident. */
         if (word >= (uintptr_t)1 << 40 && word < (uintptr_t)1 << 47 &&
             !cuda_host_is_device(reinterpret_cast<void *>(word), 1) &&
@@ -427,6 +428,7 @@ cudaError_t cuda_host_launch(const cudaLaunchConfig_t *config, const void *kerne
     const size_t dynamic_bytes = config->dynamicSmemBytes;
     const auto limit = dynamic_limits().find(kernel);
 
+    cuda_host_happened(CUDA_HOST_KERNELS);
     if (cuda_host_fails())
         return cuda_host_error(cudaErrorLaunchFailure);
     if (blocks.x < 1 || blocks.x > 0x7fffffffu || blocks.y < 1 || blocks.y > 65535 || blocks.z < 1 ||

@@ -75,6 +75,18 @@ cudaError_t cuda_host_error(cudaError_t error)
     return error;
 }
 
+static long counts[CUDA_HOST_N_EVENTS];
+
+long cuda_host_count(cuda_host_event event)
+{
+    return counts[event];
+}
+
+void cuda_host_happened(cuda_host_event event)
+{
+    counts[event]++;
+}
+
 #define MAY_FAIL(error)                                                                            \
     do {                                                                                           \
         if (cuda_host_fails())                                                                     \
@@ -114,6 +126,9 @@ const char *cudaGetErrorString(cudaError_t error)
     case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
     case cudaErrorLaunchFailure: return "unspecified launch failure";
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureUnjoined: return "capturing stream has unjoined work";
+    case cudaErrorStreamCaptureIsolation: return "dependency created on uncaptured work in another stream";
+    case cudaErrorCapturedEvent: return "operation not permitted on an event last recorded in a capturing stream";
     case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
     case cudaErrorUnknown: return "unknown error";
     }
@@ -130,7 +145,20 @@ static std::map<uintptr_t, size_t> &pieces()
     return map;
 }
 
+/* Which taking of memory a piece is from, by its address. */
+static std::map<uintptr_t, uint64_t> takings;
+
+static uint64_t taking_of(const void *address)
+{
+    auto piece = pieces().upper_bound(reinterpret_cast<uintptr_t>(address));
+
+    if (piece == pieces().begin() || !cuda_host_is_device(address, 1))
+        return 0;
+    return takings[(--piece)->first];
+}
+
 static int n_open;                     /* queues being worked off */
+static uint64_t n_takings;
 static size_t device_bytes, limit_bytes = (size_t)8 << 30;
 static std::map<void *, size_t> pinned; /* host memory for copies in the background */
 
@@ -219,7 +247,9 @@ static void *take_piece(void *at, size_t bytes)
     memset(memory, 0xff, bytes);
     mprotect(memory, bytes, protection());
     pieces()[reinterpret_cast<uintptr_t>(memory)] = bytes;
+    takings[reinterpret_cast<uintptr_t>(memory)] = ++n_takings;
     device_bytes += bytes;
+    cuda_host_happened(CUDA_HOST_TAKES);
     return memory;
 }
 
@@ -232,15 +262,21 @@ static size_t round_up(size_t bytes, size_t to)
 
 typedef std::function<void()> job;
 
+/* Device memory that recorded work knows: address and taking. */
+typedef std::map<const void *, uint64_t> known_memory;
+
 struct CUgraph_st {
     std::vector<job> jobs;
+    known_memory known;
 };
 struct CUgraphExec_st {
     std::vector<job> jobs;
+    known_memory known;
 };
 struct CUevent_st {
     cudaStream_t stream; /* where it was last recorded */
     uint64_t after;      /* done when the stream did this many jobs */
+    bool is_captured;    /* while that recorded a graph */
 };
 struct CUstream_st {
     std::deque<job> jobs;
@@ -251,6 +287,7 @@ struct CUstream_st {
 
 static std::vector<cudaStream_t> streams;
 static int n_recording, n_events, n_graphs;
+static cudaStreamCaptureMode mode_of_thread = cudaStreamCaptureModeGlobal;
 
 static void work_off(cudaStream_t s, uint64_t until)
 {
@@ -293,14 +330,34 @@ cudaError_t cuda_host_queue(cudaStream_t s, job work)
     return cudaSuccess;
 }
 
+void cuda_host_knows(cudaStream_t s, const void *address)
+{
+    const uint64_t taking = is_stream(s) && s->recording ? taking_of(address) : 0;
+
+    if (taking)
+        s->recording->known[address] = taking;
+}
+
+static cudaError_t spoil(cudaError_t error)
+{
+    for (cudaStream_t s : streams)
+        s->spoiled |= s->recording != nullptr;
+    return cuda_host_error(error);
+}
+
 /* A call that may not be made while a stream records: it spoils the recording. */
 static cudaError_t not_while_recording()
 {
-    if (!n_recording)
-        return cudaSuccess;
-    for (cudaStream_t s : streams)
-        s->spoiled |= s->recording != nullptr;
-    return cuda_host_error(cudaErrorStreamCaptureUnsupported);
+    return n_recording ? spoil(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+
+/* The same for one that takes memory, unless the thread said that it is no part of the recording. */
+static bool may_take()
+{
+    if (!n_recording || mode_of_thread == cudaStreamCaptureModeRelaxed)
+        return true;
+    spoil(cudaErrorStreamCaptureUnsupported);
+    return false;
 }
 
 #define NOT_WHILE_RECORDING()                                                                      \
@@ -337,6 +394,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     if (!is_stream(stream))
         return cuda_host_error(cudaErrorInvalidResourceHandle);
     NOT_WHILE_RECORDING();
+    cuda_host_happened(CUDA_HOST_WAITS);
     work_off(stream, stream->queued);
     return cudaSuccess;
 }
@@ -364,9 +422,9 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     if (!is_stream(stream))
         return cuda_host_error(cudaErrorInvalidResourceHandle);
     WANT(event);
-    NOT_WHILE_RECORDING();
     event->stream = stream;
     event->after = stream->queued;
+    event->is_captured = stream->recording != nullptr;
     return cudaSuccess;
 }
 
@@ -380,10 +438,19 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 {
     MAY_FAIL(cudaErrorUnknown);
     WANT(event && flags == 0);
-    NOT_WHILE_RECORDING();
+    if (!is_stream(stream))
+        return cuda_host_error(cudaErrorInvalidResourceHandle);
     if (!event->stream)
         return cudaSuccess; /* never recorded: nothing to wait for */
     cudaStream_t other = event->stream;
+    if (stream->recording && !event->is_captured)
+        return spoil(cudaErrorStreamCaptureIsolation);
+    if (event->is_captured && stream == other && stream->recording)
+        return cudaSuccess; /* in order anyway */
+    if (event->is_captured && is_stream(other) && other->recording)
+        return spoil(cudaErrorStreamCaptureUnjoined); /* a second stream would join the recording: none of ours does */
+    if (event->is_captured)
+        return cuda_host_error(cudaErrorCapturedEvent);
     const uint64_t after = event->after;
     return cuda_host_queue(stream, [other, after]() { work_off_event(other, after); });
 }
@@ -393,8 +460,23 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
     MAY_FAIL(cudaErrorUnknown);
     WANT(event);
     NOT_WHILE_RECORDING();
+    if (event->is_captured)
+        return cuda_host_error(cudaErrorCapturedEvent);
+    cuda_host_happened(CUDA_HOST_EVENT_WAITS);
     if (event->stream)
         work_off_event(event->stream, event->after);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    MAY_FAIL(cudaErrorUnknown);
+    WANT(event);
+    NOT_WHILE_RECORDING();
+    if (event->is_captured)
+        return cuda_host_error(cudaErrorCapturedEvent);
+    if (event->stream && is_stream(event->stream) && event->stream->done < event->after)
+        return cuda_host_error(cudaErrorNotReady);
     return cudaSuccess;
 }
 
@@ -410,6 +492,14 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
     stream->spoiled = false;
     n_recording++;
     n_graphs++;
+    return cudaSuccess;
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode)
+{
+    MAY_FAIL(cudaErrorUnknown);
+    WANT(mode);
+    std::swap(*mode, mode_of_thread);
     return cudaSuccess;
 }
 
@@ -435,7 +525,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
 {
     MAY_FAIL(cudaErrorMemoryAllocation);
     WANT(exec && graph && flags == 0);
-    *exec = new CUgraphExec_st{graph->jobs};
+    *exec = new CUgraphExec_st{graph->jobs, graph->known};
     n_graphs++;
     return cudaSuccess;
 }
@@ -445,6 +535,10 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
     MAY_FAIL(cudaErrorLaunchFailure);
     WANT(exec);
     NOT_WHILE_RECORDING();
+    for (const auto &known : exec->known)
+        if (taking_of(known.first) != known.second)
+            cuda_host_die("a graph is launched that knows %p, and the memory there was given back since", known.first);
+    cuda_host_happened(CUDA_HOST_GRAPHS);
     for (const job &j : exec->jobs) {
         const cudaError_t error = cuda_host_queue(stream, j);
         if (error != cudaSuccess)
@@ -503,6 +597,7 @@ cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned flags)
     WANT(memory && bytes && flags == cudaHostAllocDefault);
     NOT_WHILE_RECORDING();
     *memory = malloc(bytes);
+    cuda_host_happened(CUDA_HOST_TAKES);
     if (!*memory)
         return cuda_host_error(cudaErrorMemoryAllocation);
     memset(*memory, 0xff, bytes);
@@ -534,9 +629,12 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     WANT(cuda_host_is_device(from, from_device ? bytes : 1) == from_device);
     if (!is_stream(stream))
         return cuda_host_error(cudaErrorInvalidResourceHandle);
+    cuda_host_knows(stream, to);
+    cuda_host_knows(stream, from);
     if ((to_device && from_device) || is_pinned(host, bytes))
         return cuda_host_queue(stream, [=]() { memmove(to, from, bytes); });
     NOT_WHILE_RECORDING();
+    cuda_host_happened(CUDA_HOST_WAITS); /* it may */
     if (to_device) { /* the driver takes a copy before it returns */
         auto copy = std::make_shared<std::string>(static_cast<const char *>(from), bytes);
         return cuda_host_queue(stream, [=]() { memcpy(to, copy->data(), bytes); });
@@ -552,6 +650,7 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
 {
     MAY_FAIL(cudaErrorUnknown);
     WANT(cuda_host_is_device(to, bytes));
+    cuda_host_knows(stream, to);
     return cuda_host_queue(stream, [=]() { memset(to, value, bytes); });
 }
 
@@ -717,7 +816,7 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CU
     for (const auto &known : handles)
         if (!handle_uses[known.first])
             promised += known.second; /* not yet behind an address */
-    if (cuda_host_fails() || promised + size > limit_bytes)
+    if (cuda_host_fails() || promised + size > limit_bytes || !may_take())
         return CUDA_ERROR_OUT_OF_MEMORY;
     *handle = next_handle++;
     handles[*handle] = size;
@@ -756,7 +855,7 @@ CUresult cuMemUnmap(CUdeviceptr ptr, size_t size)
 {
     const auto map = maps.find(ptr);
 
-    DRIVER_WANT(map != maps.end() && handles[map->second] == size);
+    DRIVER_WANT(map != maps.end() && handles[map->second] == size && may_take());
     handle_uses[map->second] = 0;
     maps.erase(map);
     if (pieces().erase(ptr))

@@ -128,8 +128,9 @@ typedef struct cudaLaunchConfig_st {
     unsigned numAttrs;
 } cudaLaunchConfig_t;
 
-/* `argument` and `size`: what the kernel is given, looked through for addresses of host memory. */
-void cuda_host_check_argument(const void *argument, size_t size);
+/* `argument` and `size`: what the kernel is given, looked through for addresses of host memory, and those on the
+ * device that a graph would know. */
+void cuda_host_check_argument(cudaStream_t stream, const void *argument, size_t size);
 cudaError_t cuda_host_launch(const cudaLaunchConfig_t *config, const void *kernel, std::function<void()> body);
 cudaError_t cuda_host_func_set_attribute(const void *kernel, cudaFuncAttribute attr, int value);
 
@@ -138,7 +139,7 @@ static inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, v
 {
     static_assert((sizeof(std::decay_t<P>) + ... + 0) <= 32764, "a kernel is given more than 32764 bytes");
     std::tuple<std::decay_t<P>...> args(static_cast<P>(given)...);
-    std::apply([](const std::decay_t<P> &...p) { (cuda_host_check_argument(&p, sizeof p), ...); }, args);
+    std::apply([config](const std::decay_t<P> &...p) { (cuda_host_check_argument(config->stream, &p, sizeof p), ...); }, args);
     return cuda_host_launch(config, reinterpret_cast<const void *>(kernel),
                             [kernel, args]() { std::apply(kernel, args); });
 }
