@@ -324,6 +324,10 @@ static void bf16_of(int isa)
         {.n = 1, .h = 10, .w = 9, .c = 6, .o = 8, .kh = 3, .kw = 3, .stride = 3, .dilation = 2,
          .pad_top = 2, .pad_bottom = 2, .pad_left = 1, .pad_right = 3},
         {.n = 2, .h = 6, .w = 5, .c = 40, .o = 70, .kh = 1, .kw = 1, .stride = 1, .dilation = 1},
+        {.n = 2, .h = 6, .w = 5, .c = 64, .o = 256, .kh = 3, .kw = 3, .stride = 1, .dilation = 1,
+         .pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1},
+        {.n = 1, .h = 9, .w = 8, .c = 32, .o = 192, .kh = 3, .kw = 3, .stride = 2, .dilation = 1,
+         .pad_bottom = 1, .pad_right = 1},
     };
 
     for (int variant = 0; variant < 3; variant++)
@@ -337,6 +341,8 @@ static void bf16_of(int isa)
     for (size_t i = 0; i < sizeof some / sizeof some[0]; i++) {
         cpu_conv c = some[i];
         c.type = AG_BF16;
+        compare(&c, false, isa);
+        c.weight_type = AG_BF16;
         compare(&c, false, isa);
     }
 }

@@ -157,7 +157,8 @@ static void batches_of(int isa)
 static void bf16_of(int isa)
 {
     static const int64_t sizes[][3] = {{1, 1, 1},     {9, 21, 34},    {37, 64, 300},  {64, 33, 600},
-                                       {3, 40, 70},   {40, 50, 4800}, {33, 130, 160}, {100, 77, 64}};
+                                       {3, 40, 70},   {40, 50, 4800}, {33, 130, 160}, {100, 77, 64},
+                                       {1, 50, 96},   {21, 200, 64},  {70, 170, 4800}};
 
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         for (int t = 0; t < 64; t++) {
@@ -169,7 +170,7 @@ static void bf16_of(int isa)
                                .c_type = t & 16 ? AG_BF16 : AG_F32,
                                .beta = t & 32 ? 1 : 0,
                                .margin = t & 32 ? 32 : 0};
-            if (p.k < 1000 || t == 2 || t == 33)
+            if (p.k < 1000 || t == 2 || t == 26 || t == 33)
                 compare(&p, isa);
         }
 }

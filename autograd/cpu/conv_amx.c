@@ -14,7 +14,10 @@
 #include "autograd/cpu/conv_internal.h"
 #include "autograd/cpu/gemm_amx_internal.h"
 
-enum { COPY_BYTES = 32 << 20 /* of an image at a time, about */ };
+enum {
+    COPY_BYTES = 32 << 20, /* of an image at a time, about */
+    TURNED_PLACES = 512    /* most places of a turned product */
+};
 
 /* What a tap reads for place p: place p + (y, x) of a phase, times weight `weight` (ky kw + kx). */
 typedef struct tap {
@@ -189,6 +192,7 @@ typedef struct product {
     gemm_amx_source w; /* [O][taps I] */
     int64_t c_out;
     bool backward;
+    bool turned; /* places are the columns; see gemm_amx_internal.h */
     /* output (oy,ox) of the correlation stands at pixel (first_y + oy step, first_x + ox step) */
     int64_t first_y, first_x, step, out_h, out_w;
     int64_t *a_step, *c_place;
@@ -215,9 +219,52 @@ static void pack_weights(const gemm_amx_job *job, void *dst, int64_t step, int64
     }
 }
 
+/* Places as the columns of a turned product. */
+static void pack_places(const gemm_amx_job *job, void *dst, int64_t step, int64_t n_steps, int64_t col,
+                        int64_t n_cols)
+{
+    const product *p = job->user;
+    const correlation *r = &p->r;
+    const int64_t each = steps_of_tap(r);
+    char *to = dst;
+
+    for (int64_t j = col; j < col + n_cols; j += 16) {
+        const char *image = (const char *)r->copy + j / r->rows * image_bytes(r);
+        for (int64_t i = step; i < step + n_steps; i++, to += GEMM_AMX_TILE_BYTES) {
+            const gemm_amx_source x = {image + tap_bytes(r, &r->taps[i / each]), r->channels, AG_BF16};
+            gemm_amx_tile_across(to, &x, j % r->rows, i % each * GEMM_AMX_STEP, 16, GEMM_AMX_STEP);
+        }
+    }
+}
+
+static gemm_amx_job turned_job_of(const product *p, void *out, const float *bias)
+{
+    const correlation *r = &p->r;
+
+    return (gemm_amx_job){
+        .m = p->c_out,
+        .n = r->n * r->rows,
+        .n_steps = r->n_taps * steps_of_tap(r),
+        .a = p->w.data,
+        .a_row = p->w.ld * 2,
+        .direct_rows = p->c_out,
+        .a_step = p->a_step,
+        .pack_b = pack_places,
+        .c = out,
+        .c_place = p->c_place,
+        .c_type = AG_BF16,
+        .bias = bias,
+        .turned = true,
+        .user = p,
+    };
+}
+
 static gemm_amx_job job_of(const product *p, void *out, const float *bias)
 {
     const correlation *r = &p->r;
+
+    if (p->turned)
+        return turned_job_of(p, out, bias);
 
     return (gemm_amx_job){
         .m = r->n * r->rows,
@@ -227,6 +274,7 @@ static gemm_amx_job job_of(const product *p, void *out, const float *bias)
         .a_row = r->channels * 2,
         .direct_rows = r->n * r->rows,
         .a_step = p->a_step,
+        .new_step = (r->n_taps - 1) * steps_of_tap(r),
         .image_rows = r->rows,
         .image_bytes = image_bytes(r),
         .pack_b = pack_weights,
@@ -258,7 +306,8 @@ static void fill_tables(const product *p)
 
     for (int64_t t = 0, i = 0; t < r->n_taps; t++)
         for (int64_t s = 0; s < steps_of_tap(r); s++)
-            p->a_step[i++] = tap_bytes(r, &r->taps[t]) + s * GEMM_AMX_STEP * 2;
+            p->a_step[i++] = (p->turned ? r->taps[t].weight * r->c * 2 : tap_bytes(r, &r->taps[t])) +
+                             s * GEMM_AMX_STEP * 2;
     for (int64_t i = 0; i < r->n * r->rows; i++) {
         const int64_t place = i % r->rows, y = p->first_y + (r->oy0 + place / r->phase_w) * p->step;
         const int64_t x = p->first_x + place % r->phase_w * p->step;
@@ -289,11 +338,22 @@ static void run_product(product *p, void *out, const float *bias, char *scratch,
     }
 }
 
-static product forward_product(const cpu_conv *conv, tap *taps)
+/* Whether weights can be read as they lie, and places are few enough for columns. */
+static bool is_turned(const cpu_conv *conv, const correlation *r, int n_threads)
 {
-    return (product){.r = forward_of(conv, taps), .c_out = conv->o, .step = 1,
-                     .w = {NULL, conv->kh * conv->kw * conv->c, conv->weight_type},
-                     .out_h = cpu_conv_out_h(conv), .out_w = cpu_conv_out_w(conv)};
+    return conv->weight_type == AG_BF16 && conv->c % GEMM_AMX_STEP == 0 && conv->o % GEMM_AMX_ROWS == 0 &&
+           r->n * r->rows <= TURNED_PLACES && r->n * r->rows * n_threads <= conv->o && band_rows(r) == r->oh;
+}
+
+static product forward_product(const cpu_conv *conv, tap *taps, int n_threads)
+{
+    product p = {.r = forward_of(conv, taps), .c_out = conv->o, .step = 1,
+                 .w = {NULL, conv->kh * conv->kw * conv->c, conv->weight_type},
+                 .out_h = cpu_conv_out_h(conv), .out_w = cpu_conv_out_w(conv)};
+
+    complete(&p.r);
+    p.turned = is_turned(conv, &p.r, n_threads);
+    return p;
 }
 
 static product backward_product(const cpu_conv *conv, int64_t phase, tap *taps)
@@ -486,7 +546,7 @@ size_t conv_amx_scratch(const cpu_conv *conv, cpu_conv_pass pass, int n_threads)
         return taps_bytes(conv) + weights_scratch(conv, n_threads);
     if (pass == CPU_CONV_BACKWARD_DATA)
         return taps_bytes(conv) + backward_scratch(conv, n_threads);
-    p = forward_product(conv, NULL);
+    p = forward_product(conv, NULL, n_threads);
     return taps_bytes(conv) + product_scratch(&p, n_threads);
 }
 
@@ -501,7 +561,7 @@ void conv_amx_run(const cpu_conv *conv, cpu_conv_pass pass, void *out, const voi
     } else if (pass == CPU_CONV_BACKWARD_DATA) {
         run_backward(out, conv, in0, in1, taps, rest, n_threads);
     } else {
-        product p = forward_product(conv, taps);
+        product p = forward_product(conv, taps, n_threads);
         p.r.in = in0;
         p.w.data = in1;
         run_product(&p, out, bias, rest, n_threads);

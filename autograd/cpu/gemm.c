@@ -19,7 +19,8 @@ enum {
     DOTS_ROWS = 4,
     DOTS_COLUMNS = 32,
     WIDE_K = 64,
-    WIDE_COLUMNS = 64 /* at least nr of every kernel */
+    WIDE_COLUMNS = 64, /* at least nr of every kernel */
+    TURNED_ROWS = 512  /* more, and their packing costs what that of the weights would */
 };
 
 const gemm_kernels *gemm_kernels_of(int isa)
@@ -65,7 +66,7 @@ static const cpu_onednn_plan *onednn_plan(cpu_state *state, const cpu_gemm_call 
     const bool pack = c->stride_b == 0 && c->b_type == AG_F32 && c->a_type == AG_BF16;
 
     if (c->a_type != AG_BF16 || !cpu_isa_has_bf16() || cpu_state_isa(state) < CPU_ISA_AVX512 ||
-        is_amx(state, c) || is_dots(c))
+        is_amx(state, c) || c->m <= DOTS_ROWS) /* oneDNN 2.6.3 gets one row of 96 wrong on AMX */
         return NULL;
     if (c->alpha != 1.0f || (c->beta != 0.0f && c->beta != 1.0f) || c->m < 1 || c->n < 1 ||
         c->k < 1 || (c->b_type != AG_BF16 && !pack))
@@ -112,9 +113,29 @@ static void amx_pack_b(const gemm_amx_job *job, void *dst, int64_t step, int64_t
                            part_of_step(c->k, i), n_cols);
 }
 
-/* Product `i` of the batch, which becomes *one. */
-static gemm_amx_job amx_job_of(const cpu_gemm_call *c, int64_t i, cpu_gemm_call *one)
+/* Few rows times weights that can be read as they lie: the product is turned, see gemm_amx_internal.h. */
+static bool is_turned(const cpu_gemm_call *c, int n_threads)
 {
+    return c->b_type == AG_BF16 && c->transpose_b && c->k % GEMM_AMX_STEP == 0 && c->ldb % GEMM_AMX_STEP == 0 &&
+           c->m <= TURNED_ROWS && c->m * n_threads <= c->n;
+}
+
+/* C^T = B^T A^T, but for C's own fields. */
+static cpu_gemm_call turned_call(const cpu_gemm_call *c)
+{
+    cpu_gemm_call t = *c;
+
+    t.m = c->n, t.n = c->m;
+    t.a = c->b, t.lda = c->ldb, t.stride_a = c->stride_b, t.a_type = c->b_type, t.transpose_a = !c->transpose_b;
+    t.b = c->a, t.ldb = c->lda, t.stride_b = c->stride_a, t.b_type = c->a_type, t.transpose_b = !c->transpose_a;
+    return t;
+}
+
+/* Product `i` of the batch, which becomes *one. */
+static gemm_amx_job amx_job_of(const cpu_gemm_call *call, int64_t i, int n_threads, cpu_gemm_call *one)
+{
+    const bool turned = is_turned(call, n_threads);
+    const cpu_gemm_call as_is = turned ? turned_call(call) : *call, *c = &as_is;
     const int64_t width = c->c_type == AG_F32 ? 4 : 2;
     const bool direct = !c->transpose_a && c->k % GEMM_AMX_STEP == 0 && c->lda % GEMM_AMX_STEP == 0;
 
@@ -135,6 +156,7 @@ static gemm_amx_job amx_job_of(const cpu_gemm_call *c, int64_t i, cpu_gemm_call 
         .c_type = c->c_type,
         .add = c->beta != 0.0f,
         .bias = c->bias,
+        .turned = turned,
         .user = one,
     };
 }
@@ -142,7 +164,7 @@ static gemm_amx_job amx_job_of(const cpu_gemm_call *c, int64_t i, cpu_gemm_call 
 static size_t amx_scratch(cpu_state *state, const cpu_gemm_call *c)
 {
     cpu_gemm_call one;
-    const gemm_amx_job job = amx_job_of(c, 0, &one);
+    const gemm_amx_job job = amx_job_of(c, 0, cpu_state_threads(state), &one);
 
     return gemm_amx_scratch(&job, cpu_state_threads(state));
 }
@@ -151,7 +173,7 @@ static void run_amx(cpu_state *state, const cpu_gemm_call *c, void *scratch)
 {
     for (int64_t i = 0; i < c->batch; i++) {
         cpu_gemm_call one;
-        const gemm_amx_job job = amx_job_of(c, i, &one);
+        const gemm_amx_job job = amx_job_of(c, i, cpu_state_threads(state), &one);
         gemm_amx_run(&job, scratch, cpu_state_threads(state));
     }
 }

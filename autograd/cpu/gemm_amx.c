@@ -16,6 +16,9 @@ enum {
     B_BYTES = 1 << 20,        /* packed B of a thread, about */
     C_BYTES = 512 << 10,      /* waiting C of a thread, about */
     MAX_COLUMNS = 512,
+    TURNED_B_BYTES = 640 << 10, /* of a turned product, whose rows come from memory but once */
+    TURNED_C_BYTES = 800 << 10,
+    TURNED_TASKS = 2,           /* a thread, while B need not be packed again for each */
     DOWN_AHEAD = 16, /* rows to fetch before they are packed */
     ACROSS_AHEAD = 64 /* numbers of each row */
 };
@@ -50,9 +53,12 @@ static double plan_cost(const gemm_amx_job *job, const plan *p, int n_threads)
     return waves * ((double)p->rows / AMX_SIDE * steps * COST_STEP + COST_TASK) + packs * steps * COST_PACK;
 }
 
-static plan plan_of(const gemm_amx_job *job, int n_threads)
+static int64_t round_to(int64_t a, int64_t unit) { return ceil_div(a, unit) * unit; }
+
+/* The cheapest by plan_cost. */
+static plan cheapest_plan(const gemm_amx_job *job, int n_threads)
 {
-    const int64_t tiles = ceil_div(job->n, AMX_SIDE), m = ceil_div(job->m, GEMM_AMX_ROWS) * GEMM_AMX_ROWS;
+    const int64_t tiles = ceil_div(job->n, AMX_SIDE), m = round_to(job->m, GEMM_AMX_ROWS);
     plan best = {0};
     double best_cost = 0.0;
 
@@ -66,7 +72,7 @@ static plan plan_of(const gemm_amx_job *job, int n_threads)
         p.n_columns = ceil_div(tiles * AMX_SIDE, p.columns);
         for (int64_t parts = 1; parts <= 64; parts = parts + (parts + 1) / 2) {
             double cost;
-            p.rows = ceil_div(ceil_div(m, parts), GEMM_AMX_ROWS) * GEMM_AMX_ROWS;
+            p.rows = round_to(ceil_div(m, parts), GEMM_AMX_ROWS);
             p.n_rows = ceil_div(m, p.rows);
             if (p.n_blocks > 1 && p.rows > GEMM_AMX_ROWS && p.rows * p.columns * 4 > C_BYTES)
                 continue;
@@ -87,11 +93,37 @@ static plan plan_of(const gemm_amx_job *job, int n_threads)
         best.rows = C_BYTES / 4 / best.columns / GEMM_AMX_ROWS * GEMM_AMX_ROWS;
         best.n_rows = ceil_div(m, best.rows);
     }
+    return best;
+}
+
+/* All columns at a time, as far as they go, so that rows of A are read but once. */
+static plan turned_plan(const gemm_amx_job *job, int n_threads)
+{
+    const int64_t m = round_to(job->m, GEMM_AMX_ROWS), n = round_to(job->n, AMX_SIDE);
+    plan p = {.n_columns = ceil_div(n, MAX_COLUMNS)};
+
+    p.columns = round_to(ceil_div(n, p.n_columns), AMX_SIDE);
+    p.n_columns = ceil_div(n, p.columns);
+    p.n_blocks = ceil_div(p.columns * job->n_steps * AMX_ROW_BYTES, TURNED_B_BYTES);
+    p.block = ceil_div(job->n_steps, p.n_blocks);
+    p.n_blocks = ceil_div(job->n_steps, p.block);
+    p.rows = round_to(ceil_div(m, n_threads * (p.n_blocks > 1 ? 1 : TURNED_TASKS)), GEMM_AMX_ROWS);
+    if (p.n_blocks > 1 && p.rows * p.columns * 4 > TURNED_C_BYTES)
+        p.rows = at_most(p.rows, round_to(TURNED_C_BYTES / 4 / p.columns, GEMM_AMX_ROWS));
+    p.n_rows = ceil_div(m, p.rows);
+    return p;
+}
+
+static plan plan_of(const gemm_amx_job *job, int n_threads)
+{
+    const int64_t m = round_to(job->m, GEMM_AMX_ROWS);
+    plan best = job->turned ? turned_plan(job, n_threads) : cheapest_plan(job, n_threads);
+
     best.packed_rows = m - job->direct_rows;
     best.a_bytes = (size_t)(best.packed_rows * job->n_steps) * 64;
     best.ld_c = best.n_blocks > 1 ? ceil_div(best.columns, 32) * 32 : 32;
     best.b_bytes = (size_t)(best.columns * best.block) * 64;
-    best.c_bytes = (size_t)((best.n_blocks > 1 ? best.rows : 32) * best.ld_c * 4);
+    best.c_bytes = (size_t)((best.n_blocks > 1 ? best.rows : 2 * GEMM_AMX_ROWS) * best.ld_c * 4);
     return best;
 }
 
@@ -111,63 +143,11 @@ typedef struct operands {
     const char *b;
     int64_t b_side; /* bytes to the next tile of columns */
     int64_t n_steps;
+    const char *ahead;  /* rows of A to fetch meanwhile, as `a` */
+    int64_t n_ahead, new_step;
 } operands;
 
-#define STEP_OF_A(s) (o->a + (o->a_step ? o->a_step[s] : (s) * o->a_plain))
-
-/* `two_m`, `two_n`: whether the second tiles are there. */
-static void multiply(float *c, int64_t ld, const operands *o, bool two_m, bool two_n, bool add)
-{
-    char *c0 = (char *)c, *c1 = (char *)(c + AMX_SIDE * ld);
-    const char *b0 = o->b, *b1 = b0 + o->b_side;
-
-    ld *= 4;
-    AMX_FENCE();
-    if (add) {
-        _tile_loadd(0, c0, ld);
-        _tile_loadd(1, c0 + AMX_ROW_BYTES, ld);
-        _tile_loadd(2, c1, ld);
-        _tile_loadd(3, c1 + AMX_ROW_BYTES, ld);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
-    if (two_m && two_n) {
-        for (int64_t s = 0; s < o->n_steps; s++, b0 += AMX_TILE_BYTES, b1 += AMX_TILE_BYTES) {
-            const char *a = STEP_OF_A(s);
-            _tile_loadd(6, b0, AMX_ROW_BYTES);
-            _tile_loadd(4, a, o->a_row);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, b1, AMX_ROW_BYTES);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, a + o->a_side, o->a_row);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-    } else {
-        for (int64_t s = 0; s < o->n_steps; s++, b0 += AMX_TILE_BYTES, b1 += AMX_TILE_BYTES) {
-            const char *a = STEP_OF_A(s);
-            _tile_loadd(6, b0, AMX_ROW_BYTES);
-            _tile_loadd(4, a, o->a_row);
-            _tile_dpbf16ps(0, 4, 6);
-            if (two_n) {
-                _tile_loadd(7, b1, AMX_ROW_BYTES);
-                _tile_dpbf16ps(1, 4, 7);
-            }
-            if (two_m) {
-                _tile_loadd(5, a + o->a_side, o->a_row);
-                _tile_dpbf16ps(2, 5, 6);
-            }
-        }
-    }
-    _tile_stored(0, c0, ld);
-    _tile_stored(1, c0 + AMX_ROW_BYTES, ld);
-    _tile_stored(2, c1, ld);
-    _tile_stored(3, c1 + AMX_ROW_BYTES, ld);
-    AMX_FENCE();
-}
+#define STEP_OF_A(s) (o->a_step ? o->a_step[s] : (s) * o->a_plain)
 
 static __mmask16 first_of(int64_t n)
 {
@@ -198,22 +178,131 @@ AMX_INLINE void store_row(const gemm_amx_job *job, void *row, int64_t col, int64
     }
 }
 
-/* C [32][32] of rows row.. to its place. */
-static void store_block(const gemm_amx_job *job, const float *c, int64_t ld, int64_t row, int64_t col)
+/* A finished block of C on its way to its place: parts `next` to n_parts of it are still to go, rows or, of
+ * a turned product, tiles. They go while the tiles multiply the next block. */
+typedef struct departure {
+    const float *c;
+    int64_t ld, row, col;
+    int64_t next, n_parts;
+} departure;
+
+static departure departure_of(const gemm_amx_job *job, const float *c, int64_t ld, int64_t row, int64_t col)
 {
-    const int64_t n = at_most(32, job->n - col), m = at_most(32, job->m - row);
-    __m512 bias0 = _mm512_setzero_ps(), bias1 = bias0;
+    return (departure){.c = c, .ld = ld, .row = row, .col = col,
+                       .n_parts = job->turned ? 4 : at_most(GEMM_AMX_ROWS, job->m - row)};
+}
+
+static void store_one_row(const gemm_amx_job *job, const departure *d, int64_t i)
+{
+    const int64_t row = d->row + i, n = job->n - d->col;
+    const int64_t place = job->c_place ? job->c_place[row] : row * job->c_row;
+    __m512 low = _mm512_load_ps(d->c + i * d->ld), high = _mm512_load_ps(d->c + i * d->ld + AMX_SIDE);
 
     if (job->bias) {
-        bias0 = _mm512_maskz_loadu_ps(first_of(n), job->bias + col);
-        bias1 = _mm512_maskz_loadu_ps(first_of(n - AMX_SIDE), job->bias + col + AMX_SIDE);
+        low = _mm512_add_ps(low, _mm512_maskz_loadu_ps(first_of(n), job->bias + d->col));
+        high = _mm512_add_ps(high, _mm512_maskz_loadu_ps(first_of(n - AMX_SIDE), job->bias + d->col + AMX_SIDE));
     }
-    for (int64_t i = 0; i < m; i++, c += ld) {
-        const int64_t place = job->c_place ? job->c_place[row + i] : (row + i) * job->c_row;
+    if (place >= 0)
+        store_row(job, job->c + place, d->col, n, low, high);
+}
+
+/* Tile i of four, its rows to columns. */
+static void store_turned(const gemm_amx_job *job, const departure *d, int64_t i)
+{
+    const int64_t row = d->row + i / 2 * AMX_SIDE, col = d->col + i % 2 * AMX_SIDE, n = job->m - row;
+    const float *c = d->c + i / 2 * AMX_SIDE * d->ld + i % 2 * AMX_SIDE;
+    const __m512 bias = job->bias ? _mm512_maskz_loadu_ps(first_of(n), job->bias + row) : _mm512_setzero_ps();
+    __m512i r[AMX_SIDE];
+
+    if (n <= 0)
+        return;
+    for (int64_t j = 0; j < AMX_SIDE; j++)
+        r[j] = _mm512_load_si512(c + j * d->ld);
+    amx_transpose(r);
+    for (int64_t j = 0; j < at_most(AMX_SIDE, job->n - col); j++) {
+        const int64_t place = job->c_place ? job->c_place[col + j] : (col + j) * job->c_row;
         if (place >= 0)
-            store_row(job, job->c + place, col, n, _mm512_add_ps(_mm512_load_ps(c), bias0),
-                      _mm512_add_ps(_mm512_load_ps(c + AMX_SIDE), bias1));
+            store_row(job, job->c + place, row, at_most(AMX_SIDE, n),
+                      _mm512_add_ps(_mm512_castsi512_ps(r[j]), bias), _mm512_setzero_ps());
     }
+}
+
+static void store_parts(const gemm_amx_job *job, departure *d, int64_t count)
+{
+    const int64_t end = at_most(d->n_parts, d->next + count);
+
+    for (; d->next < end; d->next++)
+        if (job->turned)
+            store_turned(job, d, d->next);
+        else
+            store_one_row(job, d, d->next);
+}
+
+static void store_rest(const gemm_amx_job *job, departure *d)
+{
+    store_parts(job, d, GEMM_AMX_ROWS);
+}
+
+/* C [32][32] = or += A B; `two_m`, `two_n`: whether the second tiles are there. B comes from the second-level
+ * cache and passes the first one by, where A stays for the next columns. */
+static void multiply(const gemm_amx_job *job, float *c, int64_t ld, const operands *o, bool two_m,
+                     bool two_n, bool add, departure *d)
+{
+    char *c0 = (char *)c, *c1 = (char *)(c + AMX_SIDE * ld);
+    const char *b0 = o->b, *b1 = b0 + o->b_side;
+    const int64_t parts_of_step = ceil_div(d->n_parts, o->n_steps);
+
+    ld *= 4;
+    AMX_FENCE();
+    if (add) {
+        _tile_loadd(0, c0, ld);
+        _tile_loadd(1, c0 + AMX_ROW_BYTES, ld);
+        _tile_loadd(2, c1, ld);
+        _tile_loadd(3, c1 + AMX_ROW_BYTES, ld);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    if (two_m && two_n) {
+        for (int64_t s = 0; s < o->n_steps; s++, b0 += AMX_TILE_BYTES, b1 += AMX_TILE_BYTES) {
+            const char *a = o->a + STEP_OF_A(s);
+            _tile_stream_loadd(6, b0, AMX_ROW_BYTES);
+            _tile_loadd(4, a, o->a_row);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_stream_loadd(7, b1, AMX_ROW_BYTES);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, a + o->a_side, o->a_row);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+            if (d->next < d->n_parts)
+                store_parts(job, d, parts_of_step);
+            for (int64_t i = 0; s >= o->new_step && i < o->n_ahead; i++)
+                _mm_prefetch(o->ahead + i * o->a_row + STEP_OF_A(s), _MM_HINT_T1);
+        }
+    } else {
+        for (int64_t s = 0; s < o->n_steps; s++, b0 += AMX_TILE_BYTES, b1 += AMX_TILE_BYTES) {
+            const char *a = o->a + STEP_OF_A(s);
+            _tile_stream_loadd(6, b0, AMX_ROW_BYTES);
+            _tile_loadd(4, a, o->a_row);
+            _tile_dpbf16ps(0, 4, 6);
+            if (two_n) {
+                _tile_stream_loadd(7, b1, AMX_ROW_BYTES);
+                _tile_dpbf16ps(1, 4, 7);
+            }
+            if (two_m) {
+                _tile_loadd(5, a + o->a_side, o->a_row);
+                _tile_dpbf16ps(2, 5, 6);
+            }
+        }
+    }
+    store_rest(job, d);
+    _tile_stored(0, c0, ld);
+    _tile_stored(1, c0 + AMX_ROW_BYTES, ld);
+    _tile_stored(2, c1, ld);
+    _tile_stored(3, c1 + AMX_ROW_BYTES, ld);
+    AMX_FENCE();
 }
 
 /* --- tasks ---------------------------------------------------------------------------------------------- */
@@ -253,12 +342,26 @@ static operands operands_at(const worker *w, int64_t row, int64_t step, int64_t 
     return o;
 }
 
+/* Where the 32 rows below are read next, every block of columns fetches its share of them. */
+static void look_ahead(operands *o, const gemm_amx_job *job, int64_t row, int64_t step, int64_t col, int64_t n_cols)
+{
+    const int64_t first = col * GEMM_AMX_ROWS / n_cols, end = (col + 32) * GEMM_AMX_ROWS / n_cols;
+
+    if (row + 2 * GEMM_AMX_ROWS > job->direct_rows)
+        return;
+    o->ahead = o->a + (GEMM_AMX_ROWS + first) * o->a_row;
+    o->n_ahead = at_most(end, GEMM_AMX_ROWS) - first;
+    o->new_step = job->new_step - step;
+}
+
 static void run_task(worker *w, int64_t row_range, int64_t column_range)
 {
     const gemm_amx_job *job = w->job;
     const plan *p = w->p;
     const int64_t row0 = row_range * p->rows, row_end = at_most(job->m, row0 + p->rows);
     const int64_t col0 = column_range * p->columns, n_cols = at_most(p->columns, job->n - col0);
+    departure leaving = {.n_parts = 0};
+    int64_t turn = 0; /* of two blocks of C, when none waits for more of k */
 
     for (int64_t step = 0; step < job->n_steps; step += p->block) {
         const int64_t n_steps = at_most(p->block, job->n_steps - step);
@@ -270,13 +373,17 @@ static void run_task(worker *w, int64_t row_range, int64_t column_range)
         for (int64_t row = row0; row < row_end; row += GEMM_AMX_ROWS) {
             operands o = operands_at(w, row, step, n_steps);
             for (int64_t col = 0; col < n_cols; col += 32, o.b += 2 * o.b_side) {
-                float *c = p->n_blocks > 1 ? w->c + (row - row0) * p->ld_c + col : w->c;
-                multiply(c, p->ld_c, &o, row_end - row > AMX_SIDE, n_cols - col > AMX_SIDE, step > 0);
+                float *c = w->c + (p->n_blocks > 1 ? (row - row0) * p->ld_c + col : turn * 32 * 32);
+                look_ahead(&o, job, row, step, col, n_cols);
+                multiply(job, c, p->ld_c, &o, row_end - row > AMX_SIDE, n_cols - col > AMX_SIDE, step > 0,
+                         &leaving);
                 if (last)
-                    store_block(job, c, p->ld_c, row, col0 + col);
+                    leaving = departure_of(job, c, p->ld_c, row, col0 + col);
+                turn = 1 - turn;
             }
         }
     }
+    store_rest(job, &leaving);
 }
 
 void gemm_amx_run(const gemm_amx_job *job, void *scratch, int n_threads)

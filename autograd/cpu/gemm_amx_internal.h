@@ -9,6 +9,9 @@
  * to bf16 on the way, in blocks that stay in the second-level cache; every element once for each range
  * of rows, which for few threads means once.
  *
+ * A product of few rows and many weights is better turned: C^T = B^T A^T with the weights as A, which then
+ * need no packing, and few columns to pack. `turned` stores C^T back as C.
+ *
  * Bits: an element of C is summed over k in ascending order; how k is cut depends on k alone, so the
  * number of threads changes nothing.
  */
@@ -35,6 +38,7 @@ struct gemm_amx_job {
     const char *a;
     int64_t a_row, direct_rows;
     const int64_t *a_step; /* [n_steps] bytes; NULL: step s stands at 64 s */
+    int64_t new_step; /* below this step rows hold what earlier rows did, so that nothing need be fetched */
     int64_t image_rows, image_bytes; /* rows start anew every image_rows, a multiple of 32; 0: never */
     /* The other rows: 32 of them from `row` on as [n_steps][2 tiles of 16 rows][16 rows of 32]. */
     void (*pack_a)(const gemm_amx_job *job, void *dst, int64_t row);
@@ -49,6 +53,7 @@ struct gemm_amx_job {
     ag_dtype c_type;
     bool add;          /* to what C holds */
     const float *bias; /* [n] or NULL */
+    bool turned;       /* C is stored as [n,m], its rows and their places those of B's columns; bias [m] */
 
     const void *user;
 };
