@@ -150,7 +150,7 @@ clean: ## delete the build directory and nothing else
 # Each CPU kernel file is built for its own instruction set and chosen at run time.
 %_avx2.c.o:   ISA := -mavx2 -mfma -mf16c
 %_avx512.c.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
-%_amx.c.o:    ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mamx-tile -mamx-bf16 -mfma
+%_amx.c.o:    ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mamx-tile -mamx-bf16 -mfma -mf16c
 
 # A compiler cache in front of CC serves the others too.
 CACHE := $(filter ccache sccache,$(CC))

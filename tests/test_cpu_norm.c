@@ -125,7 +125,8 @@ static void compare_norm(const cpu_group_norm *s, bool layer, bool affine, int i
     free(want_dbeta);
 }
 
-/* In bf16: the f32 results of the same values, rounded; statistics and affine gradients the same bits. */
+/* In bf16: the f32 results of the same values, rounded; statistics and affine gradients the same bits. With
+ * SiLU results are only as good as bf16 shows. */
 static void norms_bf16_of(int isa)
 {
     enum { N = 2, HW = 7, C = 84, TOTAL = N * HW * C };
@@ -160,13 +161,19 @@ static void norms_bf16_of(int isa)
             free(scratch);
         }
         for (int i = 0; i < TOTAL; i++) {
-            assert_int_equal(half_y[i], ag_bf16_of_f32(y[i]));
-            assert_int_equal(half_dx[i], ag_bf16_of_f32(dx[i]));
+            if (s.silu) {
+                assert_true(fabsf(ag_f32_of_bf16(half_y[i]) - y[i]) <= 0.005f * fabsf(y[i]));
+                assert_true(fabsf(ag_f32_of_bf16(half_dx[i]) - dx[i]) <= 0.005f * fabsf(dx[i]) + 1e-3f);
+            } else {
+                assert_int_equal(half_y[i], ag_bf16_of_f32(y[i]));
+                assert_int_equal(half_dx[i], ag_bf16_of_f32(dx[i]));
+            }
         }
         check_same("mean", isa, stats[0][0], stats[1][0], kind < 2 ? N * 7 : N * HW);
         check_same("rstd", isa, stats[0][1], stats[1][1], kind < 2 ? N * 7 : N * HW);
-        check_same("dgamma", isa, affine[0][0], affine[1][0], C);
-        check_same("dbeta", isa, affine[0][1], affine[1][1], C);
+        for (int k = 0; k < 2; k++)
+            for (int i = 0; i < C; i++)
+                assert_true(fabsf(affine[0][k][i] - affine[1][k][i]) <= (s.silu ? 1e-3f : 0.0f));
     }
     free(x);
     free(dy);

@@ -9,9 +9,10 @@
 
 const cpu_elementwise_kernels *cpu_elementwise_of(int isa)
 {
-    return isa >= CPU_ISA_AVX512 ? &cpu_elementwise_avx512
-           : isa >= CPU_ISA_AVX2 ? &cpu_elementwise_avx2
-                                 : &cpu_elementwise_portable;
+    return isa >= CPU_ISA_AMX      ? &cpu_elementwise_amx
+           : isa >= CPU_ISA_AVX512 ? &cpu_elementwise_avx512
+           : isa >= CPU_ISA_AVX2   ? &cpu_elementwise_avx2
+                                   : &cpu_elementwise_portable;
 }
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -41,7 +41,7 @@ typedef struct cpu_elementwise_kernels {
 } cpu_elementwise_kernels;
 
 extern const cpu_elementwise_kernels cpu_elementwise_portable, cpu_elementwise_avx2,
-    cpu_elementwise_avx512;
+    cpu_elementwise_avx512, cpu_elementwise_amx;
 
 const cpu_elementwise_kernels *cpu_elementwise_of(int isa);
 

@@ -183,7 +183,9 @@ VEC_INLINE void geglu_row_of(const bool bf16, void *y, const void *u, int64_t co
 {
     for (int64_t i = 0; i < cols; i += VEC_N) {
         const vec g = vec_get(bf16, u, cols + i, cols - i);
-        vec_put(bf16, y, i, cols - i, vec_mul(vec_get(bf16, u, i, cols - i), gelu_0(g)));
+        vec density;
+        const vec gelu = vec_mul(g, vec_normal_of(bf16, g, &density));
+        vec_put(bf16, y, i, cols - i, vec_mul(vec_get(bf16, u, i, cols - i), gelu));
     }
 }
 
@@ -202,7 +204,7 @@ VEC_INLINE void geglu_grad_row_of(const bool bf16, void *du, const void *u, cons
         const vec a = vec_get(bf16, u, i, n), g = vec_get(bf16, u, cols + i, n);
         const vec d = vec_get(bf16, dy, i, n);
         vec density;
-        const vec phi = vec_normal(g, &density);
+        const vec phi = vec_normal_of(bf16, g, &density);
 
         vec_put(bf16, du, i, n, vec_mul(d, vec_mul(g, phi)));
         vec_put(bf16, du, cols + i, n, vec_mul(vec_mul(d, a), vec_fma(g, density, phi)));
@@ -239,8 +241,12 @@ static void dropout(float *y, const float *x, int64_t n, const ag_draw *draw, ui
 
 static void to_bf16(uint16_t *y, const float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += VEC_N)
-        vec_put(true, y, i, n - i, vec_get(false, x, i, n - i));
+    const int64_t whole = n / VEC_N * VEC_N;
+
+    for (int64_t i = 0; i < whole; i += VEC_N)
+        vec_store_bf16(y + i, vec_load(x + i));
+    if (whole < n)
+        vec_store_bf16_n(y + whole, vec_load_n(x + whole, n - whole), n - whole);
 }
 
 static void from_bf16(float *y, const uint16_t *x, int64_t n)

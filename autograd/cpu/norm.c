@@ -6,9 +6,10 @@
 
 static const cpu_norm_kernels *kernels_of(int isa)
 {
-    return isa >= CPU_ISA_AVX512 ? &cpu_norm_avx512
-           : isa >= CPU_ISA_AVX2 ? &cpu_norm_avx2
-                                 : &cpu_norm_portable;
+    return isa >= CPU_ISA_AMX      ? &cpu_norm_amx
+           : isa >= CPU_ISA_AVX512 ? &cpu_norm_avx512
+           : isa >= CPU_ISA_AVX2   ? &cpu_norm_avx2
+                                   : &cpu_norm_portable;
 }
 
 void cpu_softmax(float *y, const float *x, int64_t rows, int64_t cols, int n_threads, int isa)

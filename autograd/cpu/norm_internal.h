@@ -28,7 +28,7 @@ typedef struct cpu_norm_kernels {
                            int n_threads);
 } cpu_norm_kernels;
 
-extern const cpu_norm_kernels cpu_norm_portable, cpu_norm_avx2, cpu_norm_avx512;
+extern const cpu_norm_kernels cpu_norm_portable, cpu_norm_avx2, cpu_norm_avx512, cpu_norm_amx;
 
 /* How work is cut, by shape alone. A chunk is what one task does; its sums are added to the others'
  * in order. */

@@ -390,7 +390,7 @@ VEC_INLINE void normalise_row_of(const bool bf16, const bool with_silu, void *y,
         const int64_t n = cols - c;
         const vec z = vec_fma(vec_sub(vec_get(bf16, x, at + c, n), vec_get(false, shift, c, n)),
                               vec_get(false, a, c, n), vec_get(false, b, c, n));
-        vec_put(bf16, y, at + c, n, with_silu ? vec_silu(z) : z);
+        vec_put(bf16, y, at + c, n, with_silu ? vec_silu_of(bf16, z) : z);
     }
 }
 
@@ -496,8 +496,8 @@ VEC_INLINE vec z_gradient(const bool bf16, const bool with_silu, vec *hat, const
     *hat = vec_mul(from_mean, vec_get(false, t->rstd, c, n));
     if (!with_silu)
         return d;
-    return vec_mul(d, vec_silu_slope(vec_fma(*hat, vec_get(false, t->gamma, c, n),
-                                             vec_get(false, t->beta, c, n))));
+    return vec_mul(d, vec_silu_slope_of(bf16, vec_fma(*hat, vec_get(false, t->gamma, c, n),
+                                                      vec_get(false, t->beta, c, n))));
 }
 
 /* Add dz and dz xhat of one row to sums [2][C]. In f32 dz waits in dx, when that is wanted: it costs an

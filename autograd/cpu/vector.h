@@ -2,7 +2,8 @@
  *
  * A kernel body (*_kernel.inc.h) is written once with the names below and compiled three times: in
  * name_avx512.c (16 floats), name_avx2.c (8 floats) and name.c (4 floats by the compiler's vector
- * extension: plain x86-64, or any other machine). Which one is decided by the flags of the file.
+ * extension: plain x86-64, or any other machine), and where bf16 matters a fourth time in name_amx.c
+ * (as AVX-512, which there rounds to bf16 in one instruction). Which one is decided by the flags of the file.
  *
  * vec_max and vec_min return their second argument when either is NaN: with the data second and a
  * constant first, a NaN goes through.
@@ -29,7 +30,11 @@
 
 #if defined(__AVX512F__)
 
+#if defined(__AVX512BF16__)
+#define VEC_NAME(name) VEC_GLUE(name, amx)
+#else
 #define VEC_NAME(name) VEC_GLUE(name, avx512)
+#endif
 enum { VEC_N = 16 };
 typedef __m512 vec;
 
@@ -259,8 +264,16 @@ VEC_INLINE vec vec_get(const bool bf16, const void *x, int64_t i, int64_t n)
                           : vec_load_bf16_n((const uint16_t *)x + i, n);
     return n >= VEC_N ? vec_load((const float *)x + i) : vec_load_n((const float *)x + i, n);
 }
+/* On AMX subnormal numbers become 0, as they count in its products. */
 VEC_INLINE void vec_put(const bool bf16, void *y, int64_t i, int64_t n, vec a)
 {
+#if defined(__AVX512BF16__)
+    if (bf16) {
+        const __mmask16 first = n >= VEC_N ? (__mmask16)0xffff : vec_first_(n);
+        _mm256_mask_storeu_epi16((uint16_t *)y + i, first, (__m256i)_mm512_cvtneps_pbh(a));
+        return;
+    }
+#endif
     if (bf16 && n >= VEC_N)
         vec_store_bf16((uint16_t *)y + i, a);
     else if (bf16)
@@ -382,15 +395,51 @@ VEC_INLINE vec vec_exp(vec x)
                    vec_shift_exponent_(rest));
 }
 
-/* 1 / (1 + e^-x); *rest is 1 minus that without cancellation. */
-VEC_INLINE vec vec_sigmoid_rest(vec x, vec *rest)
+/* Where `rough`, the result is good enough to be rounded to bf16: a relative error of 2e-4. It matters on
+ * AVX-512, where a division takes as long as everything else of a sigmoid. */
+
+/* e^x as vec_exp_bounded. Polynomial: minimax of relative error of 2^f on [0, 1). */
+VEC_INLINE vec vec_exp_rough_(const bool rough, vec x)
 {
-    const vec one = vec_set(1.0f), e = vec_exp_bounded(vec_sub(vec_set(0.0f), x));
-    const vec s = vec_div(one, vec_add(one, e));
+#if defined(__AVX512F__)
+    if (rough) {
+        const vec t = vec_mul(vec_min(vec_set(88.3f), x), vec_set(1.44269504f));
+        const vec f = _mm512_reduce_ps(t, 0x09); /* t - floor(t) */
+        vec p = vec_fma(f, vec_set(7.802452264e-02f), vec_set(2.260671554e-01f));
+
+        p = vec_fma(p, f, vec_set(6.958335405e-01f));
+        p = vec_fma(p, f, vec_set(9.999252186e-01f));
+        return _mm512_scalef_ps(p, t);
+    }
+#else
+    (void)rough;
+#endif
+    return vec_exp_bounded(x);
+}
+
+/* 1 / x, 1 <= x < 2^127 */
+VEC_INLINE vec vec_inverse_(const bool rough, vec x)
+{
+#if defined(__AVX512F__)
+    const vec r = _mm512_rcp14_ps(x);
+    return rough ? r : vec_fma(r, vec_fnma(x, r, vec_set(1.0f)), r);
+#else
+    (void)rough;
+    return vec_div(vec_set(1.0f), x);
+#endif
+}
+
+/* 1 / (1 + e^-x); *rest is 1 minus that without cancellation. */
+VEC_INLINE vec vec_sigmoid_of(const bool rough, vec x, vec *rest)
+{
+    const vec e = vec_exp_rough_(rough, vec_sub(vec_set(0.0f), x));
+    const vec s = vec_inverse_(rough, vec_add(vec_set(1.0f), e));
 
     *rest = vec_mul(e, s);
     return s;
 }
+
+VEC_INLINE vec vec_sigmoid_rest(vec x, vec *rest) { return vec_sigmoid_of(false, x, rest); }
 
 VEC_INLINE vec vec_sigmoid(vec x)
 {
@@ -398,25 +447,33 @@ VEC_INLINE vec vec_sigmoid(vec x)
     return vec_sigmoid_rest(x, &rest);
 }
 
-VEC_INLINE vec vec_silu(vec x) { return vec_mul(x, vec_sigmoid(x)); }
-
-/* silu'(x) = s (1 + x (1 - s)) */
-VEC_INLINE vec vec_silu_slope(vec x)
+VEC_INLINE vec vec_silu_of(const bool rough, vec x)
 {
     vec rest;
-    const vec s = vec_sigmoid_rest(x, &rest);
+    return vec_mul(x, vec_sigmoid_of(rough, x, &rest));
+}
+
+VEC_INLINE vec vec_silu(vec x) { return vec_silu_of(false, x); }
+
+/* silu'(x) = s (1 + x (1 - s)) */
+VEC_INLINE vec vec_silu_slope_of(const bool rough, vec x)
+{
+    vec rest;
+    const vec s = vec_sigmoid_of(rough, x, &rest);
     return vec_mul(s, vec_fma(x, rest, vec_set(1.0f)));
 }
+
+VEC_INLINE vec vec_silu_slope(vec x) { return vec_silu_slope_of(false, x); }
 
 /* Phi(x), the normal distribution function, and *density = phi(x). The tail is
  *   Phi(-|x|) = e^(-x^2/2) q(t), t = 1 / (1 + 0.26 |x|),
  * with q a minimax polynomial of relative error 5.4e-9 on |x| <= 14.5; so Phi of a large negative
  * x keeps its relative accuracy, up to the rounding of x^2/2. */
-VEC_INLINE vec vec_normal(vec x, vec *density)
+VEC_INLINE vec vec_normal_of(const bool rough, vec x, vec *density)
 {
     const vec one = vec_set(1.0f), a = vec_abs(x);
-    const vec t = vec_div(one, vec_fma(a, vec_set(0.26f), one));
-    const vec e = vec_exp_bounded(vec_mul(vec_mul(x, x), vec_set(-0.5f)));
+    const vec t = vec_inverse_(rough, vec_fma(a, vec_set(0.26f), one));
+    const vec e = vec_exp_rough_(rough, vec_mul(vec_mul(x, x), vec_set(-0.5f)));
     vec q;
 
     q = vec_fma(vec_set(3.3926320801e-02f), t, vec_set(-1.7051954680e-01f));
@@ -432,6 +489,8 @@ VEC_INLINE vec vec_normal(vec x, vec *density)
     *density = vec_mul(e, vec_set(0.39894228f));
     return vec_pick_negative(x, q, vec_sub(one, q));
 }
+
+VEC_INLINE vec vec_normal(vec x, vec *density) { return vec_normal_of(false, x, density); }
 
 /* dst[c * ld_dst + r] = src[r * ld_src + c] for r < rows, c < cols. */
 VEC_INLINE void vec_transpose_edge_(float *dst, int64_t ld_dst, const float *src, int64_t ld_src,
