@@ -56,7 +56,7 @@ typedef struct bench {
 typedef struct row {
     const char *name;
     unsigned part;         /* the networks it needs */
-    unsigned frozen;       /* of these, the ones that an update leaves alone */
+    unsigned frozen;       /* of these, the ones that nothing updates */
     int64_t batch;         /* unless --batch says otherwise */
     bool checkpointing;    /* unless --gradient_checkpointing says otherwise */
     ag_status (*begin)(bench *b); /* inputs and state */
@@ -271,13 +271,13 @@ static ag_status decode_once(bench *b)
 }
 
 static const row ROWS[] = {
-    {"unet_forward", PIPE_UNET, 0, 1, false, forward_begin, forward_once},
-    {"unet_frozen", PIPE_UNET, 0, 1, false, frozen_begin, frozen_once},
+    {"unet_forward", PIPE_UNET, PIPE_UNET, 1, false, forward_begin, forward_once},
+    {"unet_frozen", PIPE_UNET, PIPE_UNET, 1, false, frozen_begin, frozen_once},
     {"unet_full", PIPE_UNET, 0, 2, false, full_begin, full_once},
     {"lora_step", PIPE_UNET, PIPE_UNET, 1, false, lora_begin, full_once},
     {"lora_prior_step", PIPE_UNET | PIPE_TEXT, PIPE_UNET | PIPE_TEXT, 2, false, prior_begin, prior_once},
-    {"vae_encode", PIPE_VAE, 0, 1, false, encode_begin, encode_once},
-    {"vae_decode", PIPE_VAE, 0, 1, false, decode_begin, decode_once},
+    {"vae_encode", PIPE_VAE, PIPE_VAE, 1, false, encode_begin, encode_once},
+    {"vae_decode", PIPE_VAE, PIPE_VAE, 1, false, decode_begin, decode_once},
 };
 /* In the order of ROWS. */
 static const char *const ROW_NAMES[] = {"unet_forward",    "unet_frozen", "unet_full",  "lora_step",
@@ -407,7 +407,7 @@ static const cli_flag FLAGS[] = {
     {.name = "gradient_checkpointing", .kind = CLI_CHOICE, .offset = AT(checkpointing), .choices = AUTO,
      .fallback = "auto", .help = "compute activations again in the backward pass; auto: where the row needs it"},
     {.name = "half_weights", .kind = CLI_CHOICE, .offset = AT(half), .choices = AUTO, .fallback = "auto",
-     .help = "keep the weights that an update of LoRA leaves alone in bf16; auto: where activations are bf16"},
+     .help = "keep weights that nothing updates in bf16; auto: where activations are bf16"},
     {.name = "json", .kind = CLI_SWITCH, .offset = AT(json), .help = "print one line of JSON, for --report"},
     {.name = "report", .kind = CLI_TEXT, .offset = AT(report), .value = "FILE",
      .help = "measure nothing: put the lines that --json and the peers' scripts wrote side by side"},
