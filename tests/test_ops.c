@@ -12,6 +12,8 @@
 #include "tests/ops/pictures.h"
 #include "tests/ops/products.h"
 
+#include "autograd/cuda.h"
+
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
 static const struct {
@@ -78,6 +80,7 @@ static bool is_checked_elsewhere(const ag_op *op)
 
 static void test_list(void **state)
 {
+    const ag_cuda_api *cuda = ag_cuda_built(); /* its table needs no device */
     int n_bad = 0;
 
     (void)state;
@@ -105,6 +108,7 @@ static void test_list(void **state)
     } while (0)
         WANT(op->shape, "no shape rule");
         WANT(op->run[AG_CPU] || is_view(op), "no CPU kernel");
+        WANT(!cuda || cuda->kernel(op) || is_view(op), "no CUDA kernel");
         WANT(reach.ran || is_view(op) || is_checked_elsewhere(op), "no check of its values");
         WANT(!op->grad == !!excused, excused ? "excused, and has a gradient" : "no gradient");
         if (excused || is_view(op))

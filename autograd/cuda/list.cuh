@@ -22,9 +22,9 @@ struct cuda_row {
     int first;           /* unit, among those of all rows */
 };
 
-enum { CUDA_LIST_BYTES = 32000, CUDA_FEW = 4, CUDA_UNIT = 8192 };
+enum { CUDA_LIST_BYTES = 30000, CUDA_FEW = 4, CUDA_UNIT = 8192 };
 
-/* Kernels may be given 32764 bytes. A short list serves single calls. */
+/* Kernels may be given 32764 bytes, of which some are left for others. A short list serves single calls. */
 template <int N, int ROOM>
 struct cuda_list {
     cuda_row<N> row[ROOM];
@@ -121,9 +121,9 @@ static __device__ __forceinline__ double cuda_scalar(const void *scalars, int f6
  *   N, WRITES        how many tensors a row has; the first WRITES are written
  *   begin(row)       read the numbers of a row, once for a block
  *   rests()          this row is left alone
- *   step(v, i)       one element: v[N] in and out; i, its index */
-template <typename R, int W, int ROOM>
-static __device__ __forceinline__ void cuda_step_at(const cuda_row<R::N> &row, const R &rule, int64_t i)
+ *   step(v, i)       one element: v[N] in and out; i, its index. Each thread has a rule of its own. */
+template <typename R, int W>
+static __device__ __forceinline__ void cuda_step_at(const cuda_row<R::N> &row, R &rule, int64_t i)
 {
     float x[R::N][W], v[R::N];
 
@@ -145,34 +145,43 @@ static __device__ __forceinline__ void cuda_step_at(const cuda_row<R::N> &row, c
             cuda_store_n<W>(row.at[j], i, x[j]);
 }
 
+/* A unit by all threads of a block. shared[1] has the rule of row *known, and is begun anew for another row. Returns
+ * this thread's rule. */
+template <typename R, int ROOM>
+static __device__ __forceinline__ R cuda_step_unit(const cuda_list<R::N, ROOM> &list, int unit, R *shared, int *known)
+{
+    const int r = cuda_row_at(list, unit);
+    const cuda_row<R::N> &row = list.row[r];
+    const int64_t from = (int64_t)(unit - row.first) * CUDA_UNIT;
+    const int64_t to = from + CUDA_UNIT < row.n ? from + CUDA_UNIT : row.n;
+    const int64_t whole = from + (to - from) / CUDA_VEC * CUDA_VEC;
+    R rule;
+
+    if (r != *known) {
+        __syncthreads(); /* the last row's numbers may still be read */
+        if (threadIdx.x == 0)
+            shared[0].begin(row);
+        __syncthreads();
+        *known = r;
+    }
+    rule = shared[0];
+    if (rule.rests())
+        return rule;
+    for (int64_t i = from + threadIdx.x * CUDA_VEC; i < whole; i += (int64_t)blockDim.x * CUDA_VEC)
+        cuda_step_at<R, CUDA_VEC>(row, rule, i);
+    for (int64_t i = whole + threadIdx.x; i < to; i += blockDim.x)
+        cuda_step_at<R, 1>(row, rule, i);
+    return rule;
+}
+
 template <typename R, int ROOM>
 static __global__ void cuda_step_kernel(const cuda_list<R::N, ROOM> __grid_constant__ list)
 {
     CUDA_SHARED(R, shared, [1]);
     int known = -1;
 
-    for (int unit = blockIdx.x; unit < list.n_units; unit += gridDim.x) {
-        const int r = cuda_row_at(list, unit);
-        const cuda_row<R::N> &row = list.row[r];
-        const int64_t from = (int64_t)(unit - row.first) * CUDA_UNIT;
-        const int64_t to = from + CUDA_UNIT < row.n ? from + CUDA_UNIT : row.n;
-        const int64_t whole = from + (to - from) / CUDA_VEC * CUDA_VEC;
-        R rule;
-        if (r != known) {
-            __syncthreads(); /* the last row's numbers may still be read */
-            if (threadIdx.x == 0)
-                shared[0].begin(row);
-            __syncthreads();
-            known = r;
-        }
-        rule = shared[0];
-        if (rule.rests())
-            continue;
-        for (int64_t i = from + threadIdx.x * CUDA_VEC; i < whole; i += (int64_t)blockDim.x * CUDA_VEC)
-            cuda_step_at<R, CUDA_VEC, ROOM>(row, rule, i);
-        for (int64_t i = whole + threadIdx.x; i < to; i += blockDim.x)
-            cuda_step_at<R, 1, ROOM>(row, rule, i);
-    }
+    for (int unit = blockIdx.x; unit < list.n_units; unit += gridDim.x)
+        cuda_step_unit(list, unit, shared, &known);
 }
 
 /* One launch for as many calls as fit. fill(row, call) leaves a row's first alone. */

@@ -41,4 +41,22 @@ static __device__ __forceinline__ T cuda_block_sum(T v)
     return total;
 }
 
+/* The same of the largest, which is 0 at least. */
+static __device__ __forceinline__ float cuda_block_max(float v)
+{
+    CUDA_SHARED(float, part, [CUDA_WARP]);
+    const int lane = threadIdx.x % CUDA_WARP, warp = threadIdx.x / CUDA_WARP;
+    const int n_warps = (blockDim.x + CUDA_WARP - 1) / CUDA_WARP;
+    float top = 0.0f;
+
+    v = cuda_warp_max(v);
+    __syncthreads(); /* part may still be read by the call before */
+    if (lane == 0)
+        part[warp] = v;
+    __syncthreads();
+    for (int w = 0; w < n_warps; w++)
+        top = fmaxf(top, part[w]);
+    return top;
+}
+
 #endif /* AG_CUDA_REDUCE_CUH */

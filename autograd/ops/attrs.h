@@ -155,6 +155,20 @@ typedef struct op_clip_attr {
     double max_norm;
 } op_clip_attr;
 
+/* --- optimizer.c: Adafactor's ops have an ag_adafactor_shape ------------------------------------- */
+
+typedef struct op_adamw8bit_attr {
+    int64_t channels, taps;
+} op_adamw8bit_attr;
+
+typedef struct op_ranger_attr {
+    int64_t n_rows;
+} op_ranger_attr;
+
+typedef struct op_prodigy_d_attr {
+    int is_end; /* int, so that no byte of it is undefined */
+} op_prodigy_d_attr;
+
 #ifdef __cplusplus
 }
 #endif

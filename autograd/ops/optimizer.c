@@ -7,6 +7,7 @@
 #include "autograd/cpu/adafactor.h"
 #include "autograd/cpu/adamw8bit.h"
 #include "autograd/cpu/optimizer.h"
+#include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
 
@@ -107,13 +108,9 @@ ag_tensor *ag_adamw_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *v, ag_t
 
 /* --- adamw8bit_: p, m, m_max, v, v_max, g ----------------------------------------------------- */
 
-typedef struct adamw8bit_attr {
-    int64_t channels, taps;
-} adamw8bit_attr;
-
 static ag_status adamw8bit_shape(ag_call *call)
 {
-    const adamw8bit_attr *a = call->attr;
+    const op_adamw8bit_attr *a = call->attr;
     const int64_t n = ag_numel(call->in[0]);
     const int64_t blocks = (n + CPU_ADAMW8BIT_BLOCK - 1) / CPU_ADAMW8BIT_BLOCK;
 
@@ -132,7 +129,7 @@ static ag_status adamw8bit_shape(ag_call *call)
 
 static ag_status adamw8bit_cpu(ag_call *call)
 {
-    const adamw8bit_attr *a = call->attr;
+    const op_adamw8bit_attr *a = call->attr;
     double scalars[MAX_SCALARS];
 
     read_scalars(scalars, call->in[6]);
@@ -146,7 +143,7 @@ static ag_status adamw8bit_cpu(ag_call *call)
 const ag_op ag_op_adamw8bit_ = {
     .name = "adamw8bit_",
     .n_in = 7,
-    .attr_size = sizeof(adamw8bit_attr),
+    .attr_size = sizeof(op_adamw8bit_attr),
     .shape = adamw8bit_shape,
     .run = {[AG_CPU] = adamw8bit_cpu},
     .cost = step_cost,
@@ -157,7 +154,7 @@ ag_tensor *ag_adamw8bit_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *m_m
                          int64_t taps)
 {
     return ag_apply(ctx, &ag_op_adamw8bit_, (ag_tensor *[]){p, m, m_max, v, v_max, g, scalars},
-                    &(adamw8bit_attr){channels, taps});
+                    &(op_adamw8bit_attr){channels, taps});
 }
 
 /* --- sgd_: p, buffer or nothing, g ------------------------------------------------------------ */
@@ -223,13 +220,9 @@ ag_tensor *ag_lion_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *g, ag_te
 
 /* --- ranger_: p, m, v, slow, g ---------------------------------------------------------------- */
 
-typedef struct ranger_attr {
-    int64_t n_rows;
-} ranger_attr;
-
 static ag_status ranger_shape(ag_call *call)
 {
-    const ranger_attr *a = call->attr;
+    const op_ranger_attr *a = call->attr;
 
     if (a->n_rows < 0 || (a->n_rows > 0 && ag_numel(call->in[0]) % a->n_rows != 0))
         return ag_fail(call->ctx, AG_ESHAPE, "ranger_: %s is not cut by %lld rows",
@@ -239,7 +232,7 @@ static ag_status ranger_shape(ag_call *call)
 
 static ag_status ranger_cpu(ag_call *call)
 {
-    const ranger_attr *a = call->attr;
+    const op_ranger_attr *a = call->attr;
     double scalars[MAX_SCALARS];
 
     read_scalars(scalars, call->in[5]);
@@ -252,7 +245,7 @@ static ag_status ranger_cpu(ag_call *call)
 const ag_op ag_op_ranger_ = {
     .name = "ranger_",
     .n_in = 6,
-    .attr_size = sizeof(ranger_attr),
+    .attr_size = sizeof(op_ranger_attr),
     .shape = ranger_shape,
     .run = {[AG_CPU] = ranger_cpu},
     .cost = step_cost,
@@ -262,14 +255,10 @@ ag_tensor *ag_ranger_(ag_ctx *ctx, ag_tensor *p, ag_tensor *m, ag_tensor *v, ag_
                       ag_tensor *g, ag_tensor *scalars, int64_t n_rows)
 {
     return ag_apply(ctx, &ag_op_ranger_, (ag_tensor *[]){p, m, v, slow, g, scalars},
-                    &(ranger_attr){n_rows});
+                    &(op_ranger_attr){n_rows});
 }
 
 /* --- prodigy_d_: what is known of d ----------------------------------------------------------- */
-
-typedef struct prodigy_d_attr {
-    int is_end; /* int, so that no byte of it is undefined */
-} prodigy_d_attr;
 
 static ag_status prodigy_d_shape(ag_call *call)
 {
@@ -281,7 +270,7 @@ static ag_status prodigy_d_shape(ag_call *call)
 
 static ag_status prodigy_d_cpu(ag_call *call)
 {
-    const prodigy_d_attr *a = call->attr;
+    const op_prodigy_d_attr *a = call->attr;
     double scalars[MAX_SCALARS];
 
     read_scalars(scalars, call->in[1]);
@@ -295,14 +284,14 @@ static ag_status prodigy_d_cpu(ag_call *call)
 const ag_op ag_op_prodigy_d_ = {
     .name = "prodigy_d_",
     .n_in = 2,
-    .attr_size = sizeof(prodigy_d_attr),
+    .attr_size = sizeof(op_prodigy_d_attr),
     .shape = prodigy_d_shape,
     .run = {[AG_CPU] = prodigy_d_cpu},
 };
 
 ag_tensor *ag_prodigy_d_(ag_ctx *ctx, ag_tensor *d, ag_tensor *scalars, bool is_end)
 {
-    return ag_apply(ctx, &ag_op_prodigy_d_, (ag_tensor *[]){d, scalars}, &(prodigy_d_attr){is_end});
+    return ag_apply(ctx, &ag_op_prodigy_d_, (ag_tensor *[]){d, scalars}, &(op_prodigy_d_attr){is_end});
 }
 
 /* --- prodigy_moments_: d, s, m, v, p, p0, g --------------------------------------------------- */
