@@ -98,6 +98,7 @@ typedef struct ag_conv_opts {
     int stride;               /* 0 means 1 */
     int pad_top, pad_bottom, pad_left, pad_right; /* zeros */
     int dilation;             /* 0 means 1 */
+    bool enlarge;             /* every pixel of x counts as 2x2 of them, before the padding */
 } ag_conv_opts;
 /* x [N,H,W,I], w [O,kh,kw,I], b [O] or NULL -> [N,OH,OW,O]. w may be f32 where x is bf16. */
 ag_tensor *ag_conv2d(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, ag_tensor *b, ag_conv_opts opts);

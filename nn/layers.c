@@ -204,8 +204,12 @@ void nn_upsample_declare(nn_params *params, nn_conv_layer *layer, int64_t channe
 ag_tensor *nn_upsample(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x, int64_t h, int64_t w)
 {
     const ag_scope scope = ag_scope_open(ctx);
+    nn_conv_layer enlarging = *layer;
 
-    return ag_scope_close(ctx, scope, nn_conv(ctx, layer, ag_upsample_nearest(ctx, x, h, w)));
+    enlarging.opts.enlarge = x && !layer->weight->adapter && h == 2 * ag_dim(x, 1) && w == 2 * ag_dim(x, 2);
+    if (!enlarging.opts.enlarge)
+        x = ag_upsample_nearest(ctx, x, h, w);
+    return ag_scope_close(ctx, scope, nn_conv(ctx, &enlarging, x));
 }
 
 /* --- lifetimes and number formats --------------------------------------------------------- */

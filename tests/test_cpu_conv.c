@@ -11,6 +11,7 @@
 
 #include "autograd/cpu/conv_direct.h"
 #include "autograd/cpu/conv_internal.h"
+#include "autograd/cpu/image.h"
 #include "autograd/cpu/onednn.h"
 #include "tests/cpu_check.h"
 
@@ -347,6 +348,54 @@ static void bf16_of(int isa)
     }
 }
 
+/* Enlarged images, whose weights are added up before they are rounded: the direct form of the larger image. */
+static void enlarged_of(int isa)
+{
+    const cpu_conv small = {.n = 2, .h = 34, .w = 32, .c = 40, .o = 48, .kh = 3, .kw = 3, .stride = 1, .dilation = 1,
+                            .pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1, .type = AG_BF16,
+                            .enlarge = true};
+    const int64_t n_large = 4 * count_x(&small);
+    uint64_t seed = 12;
+    float *x = check_random(count_x(&small), &seed, 0, 1), *w = check_random(count_w(&small), &seed, 0, 1);
+    float *b = check_random(small.o, &seed, 0, 1), *large = check_floats(n_large);
+    float *want = check_floats(count_y(&small)), *got = check_floats(count_y(&small));
+    uint16_t *half_x = narrowed(x, count_x(&small)), *half_w = narrowed(w, count_w(&small));
+    cpu_conv whole = small;
+
+    whole.h *= 2, whole.w *= 2, whole.enlarge = false, whole.type = AG_F32;
+    cpu_upsample_nearest(large, x, sizeof *x, (cpu_picture){small.n, small.h, small.w, small.c}, whole.h, whole.w, 1);
+    cpu_conv_direct_forward(want, &whole, large, w, b, 2);
+    for (int variant = 0; variant < 4; variant++) {
+        cpu_state *state = cpu_state_new(1 + variant / 2);
+        uint16_t *y = malloc((size_t)count_y(&small) * sizeof *y);
+        cpu_conv c = small;
+        void *scratch;
+
+        assert_true(state && y);
+        cpu_state_cap_isa(state, (cpu_isa)isa);
+        c.weight_type = variant % 2 ? AG_BF16 : AG_F32;
+        assert_true(cpu_conv2d_takes_enlarged(state, &c) == (isa >= CPU_ISA_AMX));
+        if (isa >= CPU_ISA_AMX) {
+            scratch = check_scratch(cpu_conv2d_forward_scratch(state, &c));
+            assert_true(cpu_conv2d_forward(y, state, &c, half_x, c.weight_type == AG_F32 ? (void *)w : half_w, b,
+                                           scratch));
+            free(scratch);
+            for (int64_t i = 0; i < count_y(&c); i++)
+                got[i] = from_bf16(y[i]);
+            check_error("enlarged", &c, isa, got, want, count_y(&c), 3e-3, 3e-2);
+        }
+        free(y);
+        cpu_state_free(state);
+    }
+    free(x), free(w), free(b), free(large), free(want), free(got), free(half_x), free(half_w);
+}
+
+static void test_enlarged(void **unused)
+{
+    (void)unused;
+    check_each_isa(enlarged_of);
+}
+
 static void test_shapes(void **unused)
 {
     (void)unused;
@@ -544,7 +593,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference),    cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_winograd),     cmocka_unit_test(test_both_sides),
-        cmocka_unit_test(test_bf16),         cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_bf16),         cmocka_unit_test(test_enlarged),
+        cmocka_unit_test(test_nan),
         cmocka_unit_test(test_no_reference), cmocka_unit_test(test_no_reference_on_avx2),
         cmocka_unit_test(test_full_size),
     };

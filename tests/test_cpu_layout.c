@@ -180,7 +180,7 @@ static void test_upsample_and_pool(void **state)
         const int64_t oh = out[t][0], ow = out[t][1], m = in.n * oh * ow * in.c;
         float *w = check_random(m, &seed, 0, 1), *y = check_floats(m);
 
-        cpu_upsample_nearest(y, x, in, oh, ow, 2);
+        cpu_upsample_nearest(y, x, sizeof *x, in, oh, ow, 2);
         cpu_upsample_nearest_adjoint(dx, w, in, oh, ow, 2);
         for (int64_t i = 0; i < m; i++) {
             const int64_t c = i % 3, j = i / 3 % ow, r = i / 3 / ow % oh, s = i / 3 / ow / oh;

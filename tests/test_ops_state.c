@@ -436,6 +436,38 @@ static void test_kinks(void **state)
 }
 
 /* Refusals by name, and that nothing follows after one. */
+/* bf16, and large enough for the kernel that takes x as it is: what upsample_nearest before it gives; the
+ * gradients to the bit. */
+static void test_enlarged(void **state)
+{
+    static const int64_t x_dims[] = {1, 32, 33, 24}, w_dims[] = {16, 3, 3, 24}, d_dims[] = {1, 64, 66, 16};
+    ag_conv_opts opts = {.pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1};
+    ag_ctx *ctx = check_ctx();
+    uint64_t seed = 9;
+    ag_tensor *x = ag_cast(ctx, check_random(ctx, &seed, 4, x_dims), AG_BF16);
+    ag_tensor *in[] = {x, check_random(ctx, &seed, 4, w_dims)}, *g[2][2] = {{NULL}}, *y[2];
+    ag_tensor *d = ag_cast(ctx, check_random(ctx, &seed, 4, d_dims), AG_BF16);
+
+    (void)state;
+    for (int k = 0; k < 2; k++)
+        ag_set_requires_grad(ctx, in[k], true);
+    y[0] = ag_conv2d(ctx, ag_upsample_nearest(ctx, in[0], 64, 66), in[1], NULL, opts);
+    opts.enlarge = true;
+    y[1] = ag_conv2d(ctx, in[0], in[1], NULL, opts);
+    for (int k = 0; k < 2; k++)
+        ag_grad(ctx, &y[k], &d, 1, in, g[k], 2, 0);
+    check_ok(ctx, "enlarged");
+    for (int k = 0; k < 3; k++) {
+        ag_tensor *a = k < 2 ? g[0][k] : y[0], *b = k < 2 ? g[1][k] : y[1];
+        float *want = check_values(ctx, a), *got = check_values(ctx, b);
+        for (int64_t i = 0; i < ag_numel(a); i++)
+            check_close("enlarged", i, got[i], want[i], k < 2 ? 0 : 0.2, 0);
+        free(want);
+        free(got);
+    }
+    ag_ctx_free(ctx);
+}
+
 static void test_refusals(void **state)
 {
     ag_ctx *ctx = check_ctx();
@@ -555,6 +587,7 @@ int main(void)
         cmocka_unit_test(test_timestep_embedding),
         cmocka_unit_test(test_normal),
         cmocka_unit_test(test_kinks),
+        cmocka_unit_test(test_enlarged),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_nothing_in_nothing_out),
     };

@@ -16,7 +16,10 @@
 #include "autograd/cpu/elementwise.h"
 #include "autograd/cpu/onednn.h"
 
-enum { SUM_COLUMNS = 32 };
+enum {
+    SUM_COLUMNS = 32,
+    ENLARGED_PIXELS = 1024 /* fewer, and adding up weights takes what it saves */
+};
 
 static int64_t out_size(int64_t in, int64_t kernel, int64_t dilation, int64_t stride)
 {
@@ -26,13 +29,13 @@ static int64_t out_size(int64_t in, int64_t kernel, int64_t dilation, int64_t st
 
 int64_t cpu_conv_out_h(const cpu_conv *conv)
 {
-    return out_size(conv->h + conv->pad_top + conv->pad_bottom, conv->kh, conv->dilation,
+    return out_size(conv->h * (conv->enlarge ? 2 : 1) + conv->pad_top + conv->pad_bottom, conv->kh, conv->dilation,
                     conv->stride);
 }
 
 int64_t cpu_conv_out_w(const cpu_conv *conv)
 {
-    return out_size(conv->w + conv->pad_left + conv->pad_right, conv->kw, conv->dilation,
+    return out_size(conv->w * (conv->enlarge ? 2 : 1) + conv->pad_left + conv->pad_right, conv->kw, conv->dilation,
                     conv->stride);
 }
 
@@ -112,6 +115,13 @@ static conv_choice choose(cpu_state *state, const cpu_conv *c, cpu_conv_pass pas
             choice.algorithm = CONV_WINOGRAD;
     }
     return choice;
+}
+
+bool cpu_conv2d_takes_enlarged(cpu_state *state, const cpu_conv *c)
+{
+    return c->type == AG_BF16 && cpu_state_isa(state) >= CPU_ISA_AMX && c->kh == 3 && c->kw == 3 && c->stride == 1 &&
+           c->dilation == 1 && c->pad_top == 1 && c->pad_left == 1 && c->pad_bottom == 1 && c->pad_right == 1 &&
+           c->h * c->w >= ENLARGED_PIXELS && c->o % 16 == 0;
 }
 
 /* The product that a 1x1 convolution is, of f32 or as it is. */

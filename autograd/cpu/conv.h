@@ -38,11 +38,15 @@ typedef struct cpu_conv {
     int64_t pad_top, pad_bottom, pad_left, pad_right; /* >= 0 */
     ag_dtype type;        /* of x, y and their gradients: AG_F32 or AG_BF16 */
     ag_dtype weight_type; /* of w: AG_F32 or AG_BF16; biases and weight gradients are f32 */
+    bool enlarge;         /* forward: every pixel of x counts as 2x2; where cpu_conv2d_takes_enlarged() */
 } cpu_conv;
 
 /* floor((H + top + bottom - d (kh - 1) - 1) / s) + 1; below 1 when the kernel does not fit. */
 int64_t cpu_conv_out_h(const cpu_conv *conv);
 int64_t cpu_conv_out_w(const cpu_conv *conv);
+
+/* Is there a form of this convolution that reads x enlarged, and is it worth it? */
+bool cpu_conv2d_takes_enlarged(cpu_state *state, const cpu_conv *conv);
 
 /* The functions below return false only when oneDNN failed (no memory); outputs are then undefined.
  * Outputs are overwritten and overlap no input. */

@@ -11,6 +11,7 @@
  */
 #include <string.h>
 
+#include "autograd/cpu/amx_internal.h"
 #include "autograd/cpu/conv_internal.h"
 #include "autograd/cpu/gemm_amx_internal.h"
 
@@ -300,7 +301,7 @@ static char *lay_out(product *p, char *scratch, int64_t oy0, int64_t oh)
     return scratch + gemm_round64((size_t)(p->r.n * p->r.rows) * sizeof *p->c_place);
 }
 
-static void fill_tables(const product *p)
+static void fill_tables(const product *p, int n_threads)
 {
     const correlation *r = &p->r;
 
@@ -308,6 +309,7 @@ static void fill_tables(const product *p)
         for (int64_t s = 0; s < steps_of_tap(r); s++)
             p->a_step[i++] = (p->turned ? r->taps[t].weight * r->c * 2 : tap_bytes(r, &r->taps[t])) +
                              s * GEMM_AMX_STEP * 2;
+#pragma omp parallel for num_threads(n_threads) schedule(static)
     for (int64_t i = 0; i < r->n * r->rows; i++) {
         const int64_t place = i % r->rows, y = p->first_y + (r->oy0 + place / r->phase_w) * p->step;
         const int64_t x = p->first_x + place % r->phase_w * p->step;
@@ -332,7 +334,7 @@ static void run_product(product *p, void *out, const float *bias, char *scratch,
         char *rest = lay_out(p, scratch, oy0, least(band, all - oy0));
         const gemm_amx_job job = job_of(p, out, bias);
 
-        fill_tables(p);
+        fill_tables(p, n_threads);
         copy_image(&p->r, n_threads);
         gemm_amx_run(&job, rest, n_threads);
     }
@@ -406,6 +408,77 @@ static void run_backward(void *dx, const cpu_conv *conv, const void *dy, const v
                 memset((uint16_t *)dx + ((i / p.r.ow / p.r.oh * conv->h + y) * conv->w + x) * conv->c, 0,
                        (size_t)conv->c * sizeof(uint16_t));
             }
+    }
+}
+
+/* --- forward, of an enlarged image ---------------------------------------------------------------------- */
+
+/* Outputs (2i + a, 2j + b) see the rows i - 1 + a and i + a of the image as it is, with weights added up where
+ * two taps fall on one row, and so the columns: four convolutions of 2x2 taps, 4/9 of the multiplications.
+ * Row t of phase a sums the rows first_tap[a][t].. of the weights, n_taps_of[a][t] of them. */
+static const int first_tap[2][2] = {{0, 1}, {0, 2}}, n_taps_of[2][2] = {{1, 2}, {2, 1}};
+
+static int64_t merged_bytes(const cpu_conv *conv)
+{
+    return gemm_round64((size_t)(16 * conv->o * conv->c) * sizeof(uint16_t));
+}
+
+static __m512 load_weights(const cpu_conv *conv, const void *w, int64_t at, int64_t n)
+{
+    const __mmask16 first = n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+
+    return conv->weight_type == AG_F32 ? _mm512_maskz_loadu_ps(first, (const float *)w + at)
+                                       : amx_widen(_mm256_maskz_loadu_epi16(first, (const uint16_t *)w + at));
+}
+
+/* merged [phase 2a + b][O][tap 2t + u][I] from w [O][3][3][I]; sums in f32, rounded once. */
+static void merge_taps(uint16_t *merged, const cpu_conv *conv, const void *w, int n_threads)
+{
+#pragma omp parallel for num_threads(n_threads) schedule(static)
+    for (int64_t i = 0; i < 16 * conv->o; i++) {
+        const int64_t t = i % 4, o = i / 4 % conv->o, phase = i / 4 / conv->o;
+        const int y0 = first_tap[phase / 2][t / 2], n_y = n_taps_of[phase / 2][t / 2];
+        const int x0 = first_tap[phase % 2][t % 2], n_x = n_taps_of[phase % 2][t % 2];
+
+        for (int64_t c = 0; c < conv->c; c += 16) {
+            __m512 sum = _mm512_setzero_ps();
+            for (int y = y0; y < y0 + n_y; y++)
+                for (int x = x0; x < x0 + n_x; x++)
+                    sum = _mm512_add_ps(sum, load_weights(conv, w, (o * 9 + y * 3 + x) * conv->c + c, conv->c - c));
+            amx_store_rounded(merged + i * conv->c + c, sum, conv->c - c);
+        }
+    }
+}
+
+static product enlarged_product(const cpu_conv *conv, int phase, const uint16_t *merged, tap *taps)
+{
+    product p = {.c_out = conv->o, .first_y = phase / 2, .first_x = phase % 2, .step = 2, .out_h = 2 * conv->h,
+                 .out_w = 2 * conv->w, .w = {merged + phase * 4 * conv->o * conv->c, 4 * conv->c, AG_BF16},
+                 .r = {.n = conv->n, .h = conv->h, .w = conv->w, .c = conv->c, .stride = 1, .top = 1, .left = 1,
+                       .oh = conv->h, .ow = conv->w, .n_taps = 4, .span_y = 2, .span_x = 2, .taps = taps}};
+
+    for (int i = 0; taps && i < 4; i++)
+        taps[i] = (tap){0, phase / 2 + i / 2, phase % 2 + i % 2, i};
+    return p;
+}
+
+static size_t enlarged_scratch(const cpu_conv *conv, int n_threads)
+{
+    product p = enlarged_product(conv, 0, NULL, NULL);
+    return (size_t)merged_bytes(conv) + product_scratch(&p, n_threads);
+}
+
+static void run_enlarged(void *y, const cpu_conv *conv, const void *x, const void *w, const float *bias, tap *taps,
+                         char *scratch, int n_threads)
+{
+    uint16_t *merged = (uint16_t *)scratch;
+    char *rest = scratch + merged_bytes(conv);
+
+    merge_taps(merged, conv, w, n_threads);
+    for (int phase = 0; phase < 4; phase++) {
+        product p = enlarged_product(conv, phase, merged, taps);
+        p.r.in = x;
+        run_product(&p, y, bias, rest, n_threads);
     }
 }
 
@@ -546,6 +619,8 @@ size_t conv_amx_scratch(const cpu_conv *conv, cpu_conv_pass pass, int n_threads)
         return taps_bytes(conv) + weights_scratch(conv, n_threads);
     if (pass == CPU_CONV_BACKWARD_DATA)
         return taps_bytes(conv) + backward_scratch(conv, n_threads);
+    if (conv->enlarge)
+        return taps_bytes(conv) + enlarged_scratch(conv, n_threads);
     p = forward_product(conv, NULL, n_threads);
     return taps_bytes(conv) + product_scratch(&p, n_threads);
 }
@@ -560,6 +635,8 @@ void conv_amx_run(const cpu_conv *conv, cpu_conv_pass pass, void *out, const voi
         run_weights(out, conv, in0, in1, taps, rest, n_threads);
     } else if (pass == CPU_CONV_BACKWARD_DATA) {
         run_backward(out, conv, in0, in1, taps, rest, n_threads);
+    } else if (conv->enlarge) {
+        run_enlarged(out, conv, in0, in1, bias, taps, rest, n_threads);
     } else {
         product p = forward_product(conv, taps, n_threads);
         p.r.in = in0;

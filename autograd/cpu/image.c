@@ -23,14 +23,17 @@ static void add_scaled(float *y, float a, const float *x, int64_t n)
 
 /* --- nearest neighbour ------------------------------------------------------------------------ */
 
-void cpu_upsample_nearest(float *y, const float *x, cpu_picture in, int64_t oh, int64_t ow,
+void cpu_upsample_nearest(void *y, const void *x, size_t size, cpu_picture in, int64_t oh, int64_t ow,
                           int n_threads)
 {
+    const size_t pixel = (size_t)in.c * size;
+
 #pragma omp parallel for num_threads(cpu_team(in.n * oh * ow * in.c, n_threads)) schedule(static)
     for (int64_t r = 0; r < in.n * oh; r++) {
-        const float *row = x + (r / oh * in.h + r % oh * in.h / oh) * in.w * in.c;
+        const char *row = (const char *)x + (size_t)((r / oh * in.h + r % oh * in.h / oh) * in.w) * pixel;
+        char *to = (char *)y + (size_t)(r * ow) * pixel;
         for (int64_t j = 0; j < ow; j++)
-            memcpy(y + (r * ow + j) * in.c, row + j * in.w / ow * in.c, (size_t)in.c * sizeof *y);
+            memcpy(to + (size_t)j * pixel, row + (size_t)(j * in.w / ow) * pixel, pixel);
     }
 }
 

@@ -6,6 +6,7 @@
 #ifndef AG_CPU_IMAGE_H
 #define AG_CPU_IMAGE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "autograd/ops.h"
@@ -18,8 +19,8 @@ typedef struct cpu_picture {
     int64_t n, h, w, c;
 } cpu_picture;
 
-/* y [N,oh,ow,C]: source index floor(dst * in / out). */
-void cpu_upsample_nearest(float *y, const float *x, cpu_picture in, int64_t oh, int64_t ow,
+/* y [N,oh,ow,C]: source index floor(dst * in / out). Elements of `size` bytes. */
+void cpu_upsample_nearest(void *y, const void *x, size_t size, cpu_picture in, int64_t oh, int64_t ow,
                           int n_threads);
 void cpu_upsample_nearest_adjoint(float *dx, const float *dy, cpu_picture in, int64_t oh,
                                   int64_t ow, int n_threads);

@@ -9,6 +9,9 @@
  * three-way sum <D, x * w>, so each one's gradients are the other two, and second order needs
  * nothing new.
  *
+ * An enlarged x is x with each pixel four times (upsample_nearest). Where the kernels have a form that
+ * multiplies less for it, conv2d takes x as it is; else the larger one is made first.
+ *
  * Shapes  x [N,H,W,I], w [O,kh,kw,I], b [O] or nothing -> y [N,OH,OW,O]
  * Dtypes  x f32 or bf16, y and dx as x; w f32 or bf16, dw f32.
  * Keeps   for the gradient of one factor the other.
@@ -36,6 +39,7 @@ static cpu_conv geometry(const op_conv_attr *a, int64_t n, int64_t h, int64_t w,
         .pad_bottom = a->opts.pad_bottom,
         .pad_left = a->opts.pad_left,
         .pad_right = a->opts.pad_right,
+        .enlarge = a->opts.enlarge,
     };
 }
 
@@ -145,14 +149,32 @@ static void conv_cost(const ag_call *call, ag_cost *cost)
     cost->scratch = forward_scratch(call, &c) + op_f32_scratch(call->in[2]);
 }
 
+/* By x and w, through the enlarged x. */
+static void enlarged_grad(ag_ctx *ctx, const ag_node *node, ag_tensor *d, ag_tensor **grad)
+{
+    op_conv_attr a = *(const op_conv_attr *)node->attr;
+    ag_tensor *x = node->in[0], *w = node->in[1];
+
+    a.opts.enlarge = false;
+    a.h = 2 * ag_dim(x, 1);
+    a.w = 2 * ag_dim(x, 2);
+    if (node->wants[0])
+        grad[0] = op_upsample_backward(ctx, ag_apply(ctx, &ag_op_conv2d_backward_data, (ag_tensor *[]){d, w}, &a),
+                                       ag_dim(x, 1), ag_dim(x, 2));
+    if (node->wants[1])
+        grad[1] = op_conv2d_backward_weights(ctx, d, ag_upsample_nearest(ctx, x, a.h, a.w), a.opts, w);
+}
+
 static void conv_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)
 {
     const op_conv_attr *a = node->attr;
     ag_tensor *x = node->in[0], *w = node->in[1], *b = node->in[2];
 
-    if (node->wants[0])
+    if (a->opts.enlarge)
+        enlarged_grad(ctx, node, d[0], grad);
+    else if (node->wants[0])
         grad[0] = op_conv2d_backward_data(ctx, d[0], w, a->opts, x);
-    if (node->wants[1])
+    if (node->wants[1] && !a->opts.enlarge)
         grad[1] = op_conv2d_backward_weights(ctx, d[0], x, a->opts, w);
     if (node->wants[2])
         grad[2] = op_sum_like(ctx, d[0], b);
@@ -175,8 +197,24 @@ const ag_op ag_op_conv2d = {
     .cost = conv_cost,
 };
 
+/* Does conv2d itself take this x as if it were enlarged? */
+static bool takes_enlarged(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, const op_conv_attr *a)
+{
+    cpu_state *state = ag_cpu(ctx);
+    cpu_conv c;
+
+    if (!state || !x || !w || ag_ndim(x) != 4 || ag_ndim(w) != 4)
+        return false;
+    c = forward_geometry(&(ag_call){.ctx = ctx, .in = (ag_tensor *[]){x, w}, .attr = a});
+    return cpu_conv2d_takes_enlarged(state, &c);
+}
+
 ag_tensor *ag_conv2d(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, ag_tensor *b, ag_conv_opts opts)
 {
+    if (opts.enlarge && x && ag_ndim(x) == 4 && !takes_enlarged(ctx, x, w, &(op_conv_attr){.opts = opts})) {
+        x = ag_upsample_nearest(ctx, x, 2 * ag_dim(x, 1), 2 * ag_dim(x, 2));
+        opts.enlarge = false;
+    }
     return ag_apply(ctx, &ag_op_conv2d, (ag_tensor *[]){x, w, b}, &(op_conv_attr){.opts = opts});
 }
 

@@ -37,7 +37,7 @@ static void picture_cost(const ag_call *call, ag_cost *cost)
     const double in = (double)ag_numel(call->in[0]), out = (double)ag_numel(call->out[0]);
 
     cost->flops = in > out ? in : out;
-    cost->scratch = op_run_f32_scratch(call);
+    cost->scratch = call->op == &ag_op_upsample_nearest ? 0 : op_run_f32_scratch(call);
 }
 
 /* --- upsample_nearest ------------------------------------------------------------------------- */
@@ -56,17 +56,14 @@ static ag_status upsample_shape(ag_call *call)
     return AG_OK;
 }
 
-static ag_status upsample_kernel(ag_call *call, const op_floats *f)
-{
-    const op_picture_attr *a = call->attr;
-
-    cpu_upsample_nearest(f->out[0], f->in[0], picture(call->in[0]), a->h, a->w, op_threads(call));
-    return AG_OK;
-}
-
 static ag_status upsample_cpu(ag_call *call)
 {
-    return op_run_f32(call, upsample_kernel);
+    const op_picture_attr *a = call->attr;
+    const ag_tensor *x = call->in[0];
+
+    cpu_upsample_nearest(ag_data(call->out[0]), ag_data(x), ag_dtype_size(ag_dtype_of(x)), picture(x), a->h, a->w,
+                         op_threads(call));
+    return AG_OK;
 }
 
 static void upsample_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor **grad)

@@ -142,6 +142,30 @@ static void define_conv(double *y, double *const *in, const op_case *c)
     conv_terms(c, s, 0, in[0], in[1], y);
 }
 
+static ag_tensor *build_enlarged(ag_ctx *ctx, ag_tensor **in, const op_case *c)
+{
+    ag_conv_opts opts = conv_opts(c);
+
+    opts.enlarge = true;
+    return ag_conv2d(ctx, in[0], in[1], in[2], opts);
+}
+
+static void define_enlarged(double *y, double *const *in, const op_case *c)
+{
+    const int64_t *x = c->in[0].dims, *w = c->in[1].dims;
+    const conv_sizes s = sizes(c, x[0], 2 * x[1], 2 * x[2], x[3], w[0], w[1], w[2]);
+    double *large = new_doubles(s.n * s.h * s.w * s.i);
+
+    for (int64_t k = 0; k < s.n * s.h * s.w * s.i; k++) {
+        const int64_t i = k % s.i, ix = k / s.i % s.w, iy = k / s.i / s.w % s.h, n = k / s.i / s.w / s.h;
+        large[k] = in[0][((n * x[1] + iy / 2) * x[2] + ix / 2) * s.i + i];
+    }
+    for (int64_t k = 0; k < s.n * s.oh * s.ow * s.o; k++)
+        y[k] = in[2][k % s.o];
+    conv_terms(c, s, 0, large, in[1], y);
+    free(large);
+}
+
 static ag_tensor *refuse_conv(ag_ctx *ctx, ag_tensor **in, const op_case *c)
 {
     return ag_conv2d(ctx, in[0], ag_slice(ctx, in[1], 3, 0, 1), NULL, conv_opts(c));
@@ -243,6 +267,8 @@ static const op_case product_cases[] = {
      .in = {{4, {2, 5, 4, 3}}, {4, {2, 3, 3, 3}, .keep_f32 = true}, {1, {2}, .keep_f32 = true}},
      .build = build_conv, .define = define_conv, .refuse = refuse_conv_kernel,
      .i = {0, 0, 1, 1, 1, 1}},
+    {.name = "conv2d enlarged", .in = {{4, {2, 5, 4, 3}}, {4, {2, 3, 2, 3}}, {1, {2}}},
+     .build = build_enlarged, .define = define_enlarged, .i = {2, 1, 1, 1, 0, 1}},
     CONV("1x1", DIMS(2, 3, 5, 3), DIMS(4, 1, 1, 3), 1, 1),
     CONV("stride 2", DIMS(1, 7, 6, 2), DIMS(3, 3, 3, 2), 2, 1, 1, 1, 1, 1),
     CONV("stride 2 padded below", DIMS(2, 6, 5, 2), DIMS(2, 3, 3, 2), 2, 1, 0, 1, 0, 1),
