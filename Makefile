@@ -60,7 +60,7 @@ HOST_OBJ := $(patsubst %,$(HOST)/%.o,$(filter-out autograd/cuda/library.c,$(CUDA
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 # What `make test DEVICE=cuda` runs: on the GPU where there is one, else on the stand-ins.
 CUDA_TEST_NAMES := test_ops test_ops_state test_gpu test_tape test_replay test_r1 test_optimizer test_nn_clip \
-  test_nn_params test_nn_vae test_nn_expected test_nn_unet
+  test_nn_params test_nn_vae test_nn_expected test_nn_unet test_train_replay
 ifneq ($(wildcard /dev/nvidia0),)
 CUDA_TESTS := $(CUDA_TEST_NAMES:%=$(OUT)/tests/%)
 CUDA_PROGRAM := $(BUILD)/agewright

@@ -36,6 +36,7 @@ typedef struct ag_ctx_options {
     size_t limit_bytes; /* refuse allocations beyond this total; 0: no limit of ours */
     ag_device stands_for; /* AG_META: whose run is foreseen, AG_CPU or AG_CUDA */
     bool allow_tf32;    /* AG_CUDA: products and convolutions of f32 may round their factors to 10 bits of fraction */
+    bool no_graphs;     /* AG_CUDA: nothing is recorded and repeated (autograd/replay.h) */
 } ag_ctx_options;
 
 /* Make a context. `options` may be NULL (the CPU, all threads, no limit).

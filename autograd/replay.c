@@ -286,7 +286,7 @@ ag_status ag_replay_new(ag_replay **out, ag_ctx *ctx, const ag_replay_options *o
         r->options = *options;
     if (r->options.n_graphs <= 0)
         r->options.n_graphs = AG_REPLAY_GRAPHS;
-    if (ctx->cuda && !r->options.off)
+    if (ctx->cuda && !r->options.off && !ctx->options.no_graphs)
         r->entries = ag_new(ctx, (size_t)r->options.n_graphs, sizeof *r->entries, "repeated steps");
     if (r->entries)
         open_arena(ctx);

@@ -30,7 +30,7 @@ enum { AG_REPLAY_IN = 8, AG_REPLAY_OUT = 4, AG_REPLAY_GRAPHS = 32 };
 typedef struct ag_replay ag_replay;
 
 typedef struct ag_replay_options {
-    bool off;     /* run everything as it is */
+    bool off;     /* run everything as it is; as does a context made with no_graphs */
     int n_graphs; /* room; 0: AG_REPLAY_GRAPHS */
 } ag_replay_options;
 

@@ -16,6 +16,8 @@ enum { MAX_COMMANDS = 64 };
 static const char *const DEVICES[] = {"cpu", "cuda", "auto", NULL};
 enum { AUTO = 2 };
 
+static const char *const OFF_ON[] = {"off", "on", NULL};
+
 const cli_flag cli_device_flags[] = {
     {.name = "device", .kind = CLI_CHOICE, .offset = offsetof(cli_device, device), .fallback = "auto",
      .choices = DEVICES, .help = "where to compute; auto: on a GPU when there is one that can be used, else on the CPU"},
@@ -23,6 +25,9 @@ const cli_flag cli_device_flags[] = {
      .low = 0, .high = 1024, .help = "CPU threads; 0: every processor this process may use"},
     {.name = "allow_tf32", .kind = CLI_SWITCH, .offset = offsetof(cli_device, allow_tf32),
      .help = "let products of f32 round their factors to 10 bits of fraction (TF32), where --device is cuda"},
+    {.name = "cuda_graphs", .kind = CLI_CHOICE, .offset = offsetof(cli_device, cuda_graphs), .fallback = "on",
+     .choices = OFF_ON, .help = "record each kind of training step once and repeat it as a whole (the same bits), where "
+                                "--device is cuda; not while --profile or --trace watch"},
     {.name = "profile", .kind = CLI_SWITCH, .offset = offsetof(cli_device, profile),
      .help = "print where the time went, by operation and shape, on standard error"},
     {.name = "trace", .kind = CLI_TEXT, .offset = offsetof(cli_device, trace), .value = "FILE.json",
@@ -71,7 +76,8 @@ static int work(const cli_device *device, void *options, cli_parsed *parsed, cli
 {
     const ag_ctx_options where = {.device = device ? (ag_device)device->device : AG_CPU,
                                   .n_threads = device ? (int)device->threads : 0,
-                                  .allow_tf32 = device && device->allow_tf32};
+                                  .allow_tf32 = device && device->allow_tf32,
+                                  .no_graphs = device && !device->cuda_graphs};
     const bool watches = device && (device->profile || device->trace);
     ag_ctx *ctx = ag_ctx_new(&where);
 

@@ -36,6 +36,7 @@ typedef struct cli_device {
     int device;      /* an ag_device */
     int64_t threads; /* 0: all */
     bool allow_tf32;
+    int cuda_graphs; /* 0: off */
     bool profile;
     const char *trace; /* a file; NULL: none */
 } cli_device;

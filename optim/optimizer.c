@@ -315,18 +315,26 @@ static const char *find_nonfinite(ag_ctx *ctx, const opt_optimizer *opt)
     return name;
 }
 
+ag_status opt_post(ag_mail *mail, size_t at, const opt_optimizer *opt)
+{
+    return ag_mail_post(mail, at, opt->seen);
+}
+
+ag_status opt_look_at(opt_sight *out, ag_ctx *ctx, const opt_optimizer *opt, const double *posted)
+{
+    *out = (opt_sight){.grad_norm = posted[0], .d = opt->config.kind == OPT_PRODIGY ? posted[1 + CPU_PRODIGY_D] : NAN};
+    if (!isfinite(posted[0]))
+        out->nonfinite = find_nonfinite(ctx, opt);
+    return ag_status_of(ctx);
+}
+
 ag_status opt_look(opt_sight *out, ag_ctx *ctx, const opt_optimizer *opt)
 {
-    double seen[1 + OPT_MAX_COMMON] = {0};
+    double seen[OPT_SIGHT_BYTES / sizeof(double)] = {0};
 
     *out = (opt_sight){.grad_norm = NAN, .d = NAN};
-    if (ag_read(ctx, opt->seen, seen, ag_nbytes(opt->seen)) != AG_OK)
-        return ag_status_of(ctx);
-    out->grad_norm = seen[0];
-    if (opt->config.kind == OPT_PRODIGY)
-        out->d = seen[1 + CPU_PRODIGY_D];
-    if (!isfinite(seen[0]))
-        out->nonfinite = find_nonfinite(ctx, opt);
+    if (ag_read(ctx, opt->seen, seen, ag_nbytes(opt->seen)) == AG_OK)
+        opt_look_at(out, ctx, opt, seen);
     return ag_status_of(ctx);
 }
 
@@ -402,18 +410,28 @@ double opt_ema_decay(double decay, int64_t update)
     return j <= 0.0 ? 0.0 : fmin(decay, (1.0 + j) / (10.0 + j));
 }
 
-ag_status opt_ema_update(ag_ctx *ctx, opt_ema *ema, int64_t update)
+ag_status opt_ema_prepare(ag_ctx *ctx, opt_ema *ema, int64_t update)
 {
     const float weight = (float)(1.0 - opt_ema_decay(ema->decay, update));
+
+    return ag_write(ctx, ema->weight, &weight, sizeof weight);
+}
+
+ag_status opt_ema_step(ag_ctx *ctx, opt_ema *ema)
+{
     const bool was = ag_record(ctx, false);
 
-    ag_write(ctx, ema->weight, &weight, sizeof weight);
     ag_bundle_begin(ctx);
     for (int64_t i = 0; i < ema->n; i++)
         ag_lerp_(ctx, ema->shadow[i], ema->params[i], ema->weight);
     ag_bundle_end(ctx);
     ag_record(ctx, was);
     return ag_status_of(ctx);
+}
+
+ag_status opt_ema_update(ag_ctx *ctx, opt_ema *ema, int64_t update)
+{
+    return opt_ema_prepare(ctx, ema, update) == AG_OK ? opt_ema_step(ctx, ema) : ag_status_of(ctx);
 }
 
 ag_tensor *opt_ema_at(const opt_ema *ema, int64_t i)

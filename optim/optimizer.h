@@ -11,7 +11,7 @@
 #ifndef OPT_OPTIMIZER_H
 #define OPT_OPTIMIZER_H
 
-#include "autograd/tensor.h"
+#include "autograd/mail.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -114,6 +114,12 @@ typedef struct opt_sight {
 } opt_sight;
 ag_status opt_look(opt_sight *out, ag_ctx *ctx, const opt_optimizer *opt); /* reads once; waits */
 
+/* The same without waiting: put what it reads into mail, at byte `at` (a multiple of 8); and look at that when it has
+ * come, before the next update. Waits only to tell which gradient was not finite. */
+enum { OPT_SIGHT_BYTES = 72 };
+ag_status opt_post(ag_mail *mail, size_t at, const opt_optimizer *opt);
+ag_status opt_look_at(opt_sight *out, ag_ctx *ctx, const opt_optimizer *opt, const double *posted);
+
 /* The rate that this update uses when it is given lr. */
 double opt_rate(const opt_optimizer *opt, int64_t update, double lr);
 
@@ -132,6 +138,9 @@ void opt_ema_free(opt_ema *ema);
 /* shadow += (1 - d)(param - shadow) after update n = 1, 2, ...; d = min(decay, n/(9+n)), and 0 for n = 1, as
  * huggingface/diffusers: src/diffusers/training_utils.py (EMAModel: (1+j)/(10+j), j = n - 1). */
 ag_status opt_ema_update(ag_ctx *ctx, opt_ema *ema, int64_t update);
+/* In two parts, as opt_prepare() and opt_step(). */
+ag_status opt_ema_prepare(ag_ctx *ctx, opt_ema *ema, int64_t update);
+ag_status opt_ema_step(ag_ctx *ctx, opt_ema *ema);
 double opt_ema_decay(double decay, int64_t update);
 ag_tensor *opt_ema_at(const opt_ema *ema, int64_t i);
 

@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-enum { OPT_MAX_SLOTS = 4, OPT_MAX_COMMON = 8 };
+enum { OPT_MAX_SLOTS = 4, OPT_MAX_COMMON = 8 }; /* OPT_SIGHT_BYTES holds one value more */
 
 /* When an update is, with what. */
 typedef struct opt_moment {

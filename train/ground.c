@@ -417,7 +417,7 @@ ag_status train_ground_run(ag_ctx *ctx, const train_recipe *recipe, const train_
     train_ground *g = train_ground_new(ctx, recipe, options);
     train_method method = {.name = recipe->name, .user = g, .has_instances = recipe->has_instances,
                            .inputs = recipe->inputs, .loss = recipe->loss, .row_name = recipe->row_name, .begin = begin,
-                           .validate = train_validate, .save = save};
+                           .validate = train_validate, .validates = train_validates, .save = save};
 
     if (!g)
         return ag_status_of(ctx);

@@ -44,7 +44,7 @@ typedef struct train_recipe {
     train_draw_counts (*counts)(const void *user, int64_t n);
     /* See train_method; user is the method's struct. Places of inputs: TRAIN_IN_... */
     ag_status (*inputs)(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, train_inputs *in);
-    ag_tensor *(*loss)(ag_ctx *ctx, void *user, const train_inputs *in, ag_tensor **rows);
+    train_loss loss;
     void (*row_name)(void *user, const train_moment *moment, int64_t micro, int64_t row, char *text, size_t size);
 } train_recipe;
 

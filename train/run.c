@@ -112,6 +112,9 @@ typedef struct run {
     json_t *config;
     train_log *log;
     int64_t total;
+    train_moment pending; /* of the update that has not ended */
+    double since;         /* when the one before it ended */
+    int64_t given_up;     /* recordings that were given up, and told */
     train_entry *entries;
     char **entry_names; /* those we made */
     int64_t n_entries, n_entry_names;
@@ -218,62 +221,72 @@ static ag_status checkpoint(run *r)
 
 /* --- one update -------------------------------------------------------------------------------------------- */
 
-typedef struct micro_step {
+/* A micro-step that is computed once more. */
+typedef struct again {
     const run *r;
     const train_moment *moment;
     int64_t micro;
-} micro_step;
-
-static ag_tensor *loss_of(ag_ctx *ctx, const run *r, const train_moment *moment, int64_t micro, ag_tensor **rows)
-{
-    train_inputs in = {{NULL}};
-
-    if (r->method->inputs(ctx, r->method->user, moment, micro, &in) != AG_OK)
-        return NULL;
-    return r->method->loss(ctx, r->method->user, &in, rows);
-}
+    int64_t row; /* the first whose loss is not finite; -1: none */
+} again;
 
 static ag_tensor *loss_again(ag_ctx *ctx, void *user)
 {
-    const micro_step *m = user;
-    ag_tensor *rows;
+    again *m = user;
+    const train_method *method = m->r->method;
+    train_inputs in = {{NULL}};
+    float values[TRAIN_MAX_ROWS];
+    ag_tensor *loss, *rows = NULL;
 
-    return loss_of(ctx, m->r, m->moment, m->micro, &rows);
+    if (method->inputs(ctx, method->user, m->moment, m->micro, &in) != AG_OK)
+        return NULL;
+    loss = method->loss(ctx, method->user, &in, &rows);
+    if (loss && rows && ag_read(ctx, rows, values, ag_nbytes(rows)) == AG_OK)
+        for (int64_t i = ag_numel(rows) - 1; i >= 0; i--)
+            if (!isfinite(values[i]))
+                m->row = i;
+    return loss;
 }
 
-/* Say which row and which tensor made a loss that is not finite. */
-static ag_status blame(const run *r, const train_moment *moment, int64_t micro, const float *rows, int64_t n)
+/* To where draws that have a past were before a micro-step. */
+static void rewind_draws(const run *r, const train_moment *moment, int64_t micro)
 {
-    micro_step m = {.r = r, .moment = moment, .micro = micro};
+    const train_method *m = r->method;
+
+    if (!m->begin || m->begin(r->ctx, m->user, moment->update) != AG_OK)
+        return;
+    for (int64_t before = 0; before < micro; before++) {
+        const ag_scope scope = ag_scope_open(r->ctx);
+        train_inputs unused = {{NULL}};
+        m->inputs(r->ctx, m->user, moment, before, &unused);
+        ag_scope_close(r->ctx, scope, NULL);
+    }
+}
+
+/* Say which row and which tensor made a loss that is not finite. Nothing has changed since it was computed. */
+static ag_status blame(const run *r, const train_moment *moment, int64_t micro)
+{
+    again m = {.r = r, .moment = moment, .micro = micro, .row = -1};
     char who[512] = "no single row", what[512];
 
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(rows[i])) {
-            r->method->row_name(r->method->user, moment, micro, i, who, sizeof who);
-            break;
-        }
+    rewind_draws(r, moment, micro);
     train_find_nonfinite(r->ctx, loss_again, &m, what, sizeof what);
+    if (m.row >= 0)
+        r->method->row_name(r->method->user, moment, micro, m.row, who, sizeof who);
     return ag_fail(r->ctx, AG_ENUMERIC, "update %lld: the loss of %s is not finite; first seen in %s",
                    (long long)moment->update + 1, who, what);
 }
 
-static ag_status one_micro_step(const run *r, const train_moment *moment, int64_t micro, double *loss_sum)
+/* A short tail of an epoch is divided by the full number all the same. */
+static ag_status one_micro_step(const run *r, const train_moment *moment, int64_t micro)
 {
     ag_ctx *ctx = r->ctx;
+    const train_method *m = r->method;
     const ag_scope scope = ag_scope_open(ctx);
-    float value = 0.0f, rows[TRAIN_MAX_ROWS];
-    ag_tensor *row_losses = NULL;
-    ag_tensor *loss = loss_of(ctx, r, moment, micro, &row_losses);
+    train_inputs in = {{NULL}};
 
-    if (loss && row_losses && ag_read(ctx, loss, &value, sizeof value) == AG_OK &&
-        ag_read(ctx, row_losses, rows, ag_nbytes(row_losses)) == AG_OK) {
-        if (!isfinite(value))
-            blame(r, moment, micro, rows, ag_numel(row_losses));
-        else
-            /* a short tail of an epoch is divided by the full number all the same */
-            train_state_add(ctx, r->state, loss, 1.0 / (double)r->options->gradient_accumulation_steps);
-        *loss_sum += value;
-    }
+    if (m->inputs(ctx, m->user, moment, micro, &in) == AG_OK)
+        train_state_micro(ctx, r->state, m->loss, m->user, &in,
+                          1.0 / (double)r->options->gradient_accumulation_steps);
     ag_scope_close(ctx, scope, NULL);
     return ag_status_of(ctx);
 }
@@ -286,28 +299,52 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static ag_status one_update(run *r)
+/* A shape that cannot be recorded is slower than it might be. */
+static void tell_given_up(run *r)
 {
-    const double start = now();
-    const train_moment moment = train_moment_of(&r->method->calendar, r->state->update);
-    train_log_row row = {.update = moment.update + 1, .epoch = moment.epoch};
-    train_update result;
-    double loss_sum = 0.0;
+    const ag_replay *replay = r->state->replay;
 
-    for (int64_t micro = 0; micro < moment.n_micro; micro++)
-        if (one_micro_step(r, &moment, micro, &loss_sum) != AG_OK)
-            return ag_status_of(r->ctx);
-    if (train_state_update(&result, r->ctx, r->state) != AG_OK)
+    if (ag_replay_counted(replay).given_up > r->given_up)
+        train_note(r->log, "a step is not repeated as a graph but run as it is: %s", ag_replay_reason(replay));
+    r->given_up = ag_replay_counted(replay).given_up;
+}
+
+/* Learn what came of the pending update, if there is one, and write it down. */
+static ag_status finish(run *r)
+{
+    train_log_row row = {.update = r->pending.update + 1, .epoch = r->pending.epoch};
+    train_outcome outcome;
+
+    if (!r->state->is_pending || train_state_end(&outcome, r->ctx, r->state) != AG_OK)
         return ag_status_of(r->ctx);
-    row.loss = loss_sum / (double)moment.n_micro;
-    row.lr = result.lr;
-    row.grad_norm = result.grad_norm;
-    row.seconds = now() - start;
+    if (outcome.nonfinite >= 0)
+        return blame(r, &r->pending, outcome.nonfinite);
+    row.loss = outcome.loss;
+    row.lr = outcome.update.lr;
+    row.grad_norm = outcome.update.grad_norm;
+    row.seconds = now() - r->since;
+    r->since += row.seconds;
+    tell_given_up(r);
     if (train_log_add(r->log, r->ctx, &row) == AG_OK && r->method->has_instances)
         train_log_scalar(r->log, r->ctx, "instance_loss", row.update, row.loss);
-    if (!isnan(result.d))
-        train_log_scalar(r->log, r->ctx, "prodigy_d", row.update, result.d);
+    if (!isnan(outcome.update.d))
+        train_log_scalar(r->log, r->ctx, "prodigy_d", row.update, outcome.update.d);
     return ag_status_of(r->ctx);
+}
+
+/* Queue an update. The one before it ends when this one's micro-steps are queued, so that a GPU that works behind
+ * has something to do; where nobody works behind, this one ends too. */
+static ag_status one_update(run *r)
+{
+    const train_moment moment = train_moment_of(&r->method->calendar, r->state->update);
+
+    for (int64_t micro = 0; micro < moment.n_micro; micro++)
+        if (one_micro_step(r, &moment, micro) != AG_OK)
+            return ag_status_of(r->ctx);
+    if (finish(r) != AG_OK || train_state_begin(r->ctx, r->state) != AG_OK)
+        return ag_status_of(r->ctx);
+    r->pending = moment;
+    return train_state_is_here(r->state) ? finish(r) : AG_OK;
 }
 
 static bool is_due(const run *r, int64_t every)
@@ -331,24 +368,41 @@ static ag_status stop(run *r, bool is_saved)
                    (int)stop_signal, (long long)r->state->update, (long long)r->state->update);
 }
 
+/* Is there something between this update and the next that must know how it ended? */
+static bool is_pause(const run *r)
+{
+    const train_method *m = r->method;
+
+    return stop_signal || r->state->update == r->total || is_due(r, r->options->checkpointing_steps) ||
+           (m->validates && m->validates(m->user, r->state->update));
+}
+
+/* Checkpoint, validation, a signal. */
+static ag_status pause_run(run *r)
+{
+    bool is_saved = false;
+
+    if (finish(r) != AG_OK)
+        return ag_status_of(r->ctx);
+    if (!stop_signal && is_due(r, r->options->checkpointing_steps)) {
+        if (checkpoint(r) != AG_OK)
+            return ag_status_of(r->ctx);
+        is_saved = true;
+    }
+    if (!stop_signal && validate(r, false) != AG_OK)
+        return ag_status_of(r->ctx);
+    r->since = now();
+    return stop_signal ? stop(r, is_saved) : AG_OK;
+}
+
 static ag_status loop(run *r)
 {
     if (r->state->update == 0 && validate(r, false) != AG_OK)
         return ag_status_of(r->ctx);
-    while (r->state->update < r->total) {
-        bool is_saved = false;
-        if (one_update(r) != AG_OK)
+    r->since = now();
+    while (r->state->update < r->total)
+        if (one_update(r) != AG_OK || (is_pause(r) && pause_run(r) != AG_OK))
             return ag_status_of(r->ctx);
-        if (!stop_signal && is_due(r, r->options->checkpointing_steps)) {
-            if (checkpoint(r) != AG_OK)
-                return ag_status_of(r->ctx);
-            is_saved = true;
-        }
-        if (!stop_signal && validate(r, false) != AG_OK)
-            return ag_status_of(r->ctx);
-        if (stop_signal)
-            return stop(r, is_saved);
-    }
     return AG_OK;
 }
 
@@ -370,6 +424,7 @@ ag_status train_run(ag_ctx *ctx, const train_options *options, const train_metho
     catch_signals();
     if (write_config(&r) == AG_OK && list_entries(&r) == AG_OK && resume(&r) == AG_OK &&
         (!method->begin || method->begin(ctx, method->user, state->update) == AG_OK) &&
+        train_state_expect(ctx, state, options->gradient_accumulation_steps) == AG_OK &&
         train_log_new(&r.log, ctx, options->output_dir, options->logging_dir, options->report_to, method->name,
                       state->update, r.total) == AG_OK &&
         loop(&r) == AG_OK && method->save(ctx, method->user, options->output_dir) == AG_OK)

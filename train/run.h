@@ -18,12 +18,6 @@
 extern "C" {
 #endif
 
-/* What a micro-step computes with, in places that the method chooses; NULL where there is nothing. */
-enum { TRAIN_MAX_INPUTS = 8 };
-typedef struct train_inputs {
-    ag_tensor *at[TRAIN_MAX_INPUTS];
-} train_inputs;
-
 typedef struct train_method {
     const char *name;
     void *user;
@@ -32,10 +26,7 @@ typedef struct train_method {
     /* Bring what a micro-step computes with to the device: all that differs from step to step. Which micro-step is
      * prepared last is the one whose loss is asked for next. */
     ag_status (*inputs)(ag_ctx *ctx, void *user, const train_moment *moment, int64_t micro, train_inputs *in);
-    /* The loss on them, f32 []; *rows gets the per-row losses, f32 [R]. A function of the inputs and of what outlives
-     * a step, with nothing read from or brought from the host: it may be recorded once for each shape of the inputs
-     * and repeated. */
-    ag_tensor *(*loss)(ag_ctx *ctx, void *user, const train_inputs *in, ag_tensor **rows);
+    train_loss loss; /* on them */
     /* Where row r of a micro-step comes from ("00012.png, prompt 1"), into text. */
     void (*row_name)(void *user, const train_moment *moment, int64_t micro, int64_t row, char *text, size_t size);
     /* Called before update `update`, on a new run and after a resume alike; NULL: nothing to do. For draws that
@@ -44,6 +35,8 @@ typedef struct train_method {
     /* Called before the first update of a new run (update 0), after each, and once more at the end, when the model
      * is saved. Says itself when it is due; should look at train_stop_asked() if it takes long. NULL: nothing. */
     ag_status (*validate)(ag_ctx *ctx, void *user, train_log *log, int64_t update, bool is_end);
+    /* Will validate() have something to do after this update? NULL: never. */
+    bool (*validates)(void *user, int64_t update);
     /* Write the trained model into the folder. */
     ag_status (*save)(ag_ctx *ctx, void *user, const char *folder);
 } train_method;

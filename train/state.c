@@ -1,6 +1,8 @@
 /* state.c - see state.h. */
 #include "train/state.h"
 
+#include <math.h>
+
 #include "autograd/grad.h"
 #include "autograd/ops.h"
 
@@ -71,6 +73,18 @@ static ag_status make_optimizer(train_state *s, ag_ctx *ctx, const train_part *p
     return ag_status_of(ctx);
 }
 
+/* Mail: what the optimizer saw, then the losses. */
+static ag_status make_mail(ag_ctx *ctx, train_state *s, int64_t n_micro)
+{
+    for (int i = 0; i < 2 && ag_status_of(ctx) == AG_OK; i++) {
+        ag_mail_free(s->mail[i]);
+        s->mail[i] = NULL;
+        ag_mail_new(&s->mail[i], ctx, OPT_SIGHT_BYTES + (size_t)n_micro * sizeof(float));
+    }
+    s->n_micro = n_micro;
+    return ag_status_of(ctx);
+}
+
 ag_status train_state_new(train_state **out, ag_ctx *ctx, const train_part *parts, int n_parts,
                           const opt_config *config, const opt_schedule *schedule, double max_grad_norm,
                           double ema_decay)
@@ -84,6 +98,8 @@ ag_status train_state_new(train_state **out, ag_ctx *ctx, const train_part *part
     if (opt_schedule_check(ctx, schedule) == AG_OK && make_optimizer(s, ctx, parts, n_parts, config) == AG_OK &&
         ema_decay > 0.0)
         opt_ema_new(&s->ema, ctx, s->params, s->n, ema_decay);
+    if (ag_status_of(ctx) == AG_OK && make_mail(ctx, s, 1) == AG_OK)
+        ag_replay_new(&s->replay, ctx, NULL);
     if (ag_status_of(ctx) != AG_OK) {
         train_state_free(s);
         return ag_status_of(ctx);
@@ -96,6 +112,9 @@ void train_state_free(train_state *s)
 {
     if (!s)
         return;
+    ag_replay_free(s->replay);
+    for (int i = 0; i < 2; i++)
+        ag_mail_free(s->mail[i]);
     opt_free(s->opt);
     opt_ema_free(s->ema);
     for (int64_t i = 0; i < s->n; i++) {
@@ -109,37 +128,166 @@ void train_state_free(train_state *s)
     ag_delete(s);
 }
 
+/* weight + 0 loss: a loss that is not finite leaves no gradient finite, whatever the chain behind it does. */
+static ag_tensor *cotangent_of(ag_ctx *ctx, ag_tensor *loss, double weight)
+{
+    const bool was = ag_record(ctx, false);
+    ag_tensor *cotangent = ag_affine(ctx, loss, 0.0, weight);
+
+    ag_record(ctx, was);
+    return cotangent;
+}
+
 ag_status train_state_add(ag_ctx *ctx, train_state *s, ag_tensor *loss, double weight)
 {
     const ag_scope scope = ag_scope_open(ctx);
-    ag_tensor *cotangent = ag_full(ctx, AG_STEP, weight, 0, NULL);
+    ag_tensor *cotangent = cotangent_of(ctx, loss, weight);
 
     ag_grad(ctx, &loss, &cotangent, 1, s->params, s->grads, (int)s->n, 0);
     ag_scope_close(ctx, scope, NULL);
     return ag_status_of(ctx);
 }
 
+/* --- what is repeated ------------------------------------------------------------------------------ */
+
+enum { MICRO_STEP, UPDATE, AVERAGE }; /* kinds of work */
+
+typedef struct micro_step {
+    train_state *state;
+    train_loss loss;
+    void *user;
+    double weight;
+} micro_step;
+
+static void do_micro_step(ag_ctx *ctx, void *user, ag_tensor *const *in, ag_tensor **out)
+{
+    const micro_step *m = user;
+    train_inputs inputs;
+    ag_tensor *rows = NULL;
+
+    for (int i = 0; i < TRAIN_MAX_INPUTS; i++)
+        inputs.at[i] = in[i];
+    out[0] = m->loss(ctx, m->user, &inputs, &rows);
+    if (out[0])
+        train_state_add(ctx, m->state, out[0], m->weight);
+}
+
+static void do_update(ag_ctx *ctx, void *user, ag_tensor *const *in, ag_tensor **out)
+{
+    train_state *s = user;
+
+    (void)in;
+    (void)out;
+    opt_step(ctx, s->opt, s->grads, s->max_grad_norm);
+    ag_bundle_begin(ctx);
+    for (int64_t i = 0; i < s->n; i++)
+        ag_fill_(ctx, s->grads[i], 0.0);
+    ag_bundle_end(ctx);
+}
+
+static void do_average(ag_ctx *ctx, void *user, ag_tensor *const *in, ag_tensor **out)
+{
+    train_state *s = user;
+
+    (void)in;
+    (void)out;
+    opt_ema_step(ctx, s->ema);
+}
+
+/* --- updates --------------------------------------------------------------------------------------- */
+
+ag_status train_state_expect(ag_ctx *ctx, train_state *s, int64_t n_micro)
+{
+    return n_micro > s->n_micro ? make_mail(ctx, s, n_micro) : ag_status_of(ctx);
+}
+
+/* The mail of the update that is being made: its number decides. */
+static ag_mail *mail_of(const train_state *s, int64_t update)
+{
+    return s->mail[update % 2];
+}
+
+ag_status train_state_micro(ag_ctx *ctx, train_state *s, train_loss loss, void *user, const train_inputs *in,
+                            double weight)
+{
+    micro_step m = {.state = s, .loss = loss, .user = user, .weight = weight};
+    const ag_replay_work work = {.kind = MICRO_STEP, .fn = do_micro_step, .user = &m,
+                                 .in = in->at, .n_in = TRAIN_MAX_INPUTS, .n_out = 1};
+    ag_tensor *out[1];
+
+    if (s->n_losses == s->n_micro)
+        return ag_fail(ctx, AG_EINVAL, "more than %lld micro-steps of an update", (long long)s->n_micro);
+    if (ag_replay_run(s->replay, &work, out) == AG_OK)
+        ag_mail_post(mail_of(s, s->update), OPT_SIGHT_BYTES + (size_t)s->n_losses * sizeof(float), out[0]);
+    s->n_losses += ag_status_of(ctx) == AG_OK;
+    return ag_status_of(ctx);
+}
+
+ag_status train_state_begin(ag_ctx *ctx, train_state *s)
+{
+    const ag_replay_work work = {.kind = UPDATE, .fn = do_update, .user = s};
+    const double lr = opt_schedule_lr(&s->schedule, s->update);
+    const bool was = ag_record(ctx, false);
+    ag_mail *mail = mail_of(s, s->update);
+
+    if (s->is_pending)
+        return ag_fail(ctx, AG_EINVAL, "an update that begins before the one before it ended");
+    s->lr_before = opt_rate(s->opt, s->update + 1, lr);
+    if (opt_prepare(ctx, s->opt, s->update + 1, lr, 1.0) == AG_OK && ag_replay_run(s->replay, &work, NULL) == AG_OK &&
+        opt_post(mail, 0, s->opt) == AG_OK && ag_mail_send(mail) == AG_OK) {
+        s->is_pending = true;
+        s->n_losses_before = s->n_losses;
+        s->update++;
+    }
+    s->n_losses = 0;
+    ag_record(ctx, was);
+    return ag_status_of(ctx);
+}
+
+bool train_state_is_here(const train_state *s)
+{
+    return s->is_pending && ag_mail_is_here(mail_of(s, s->update - 1));
+}
+
+static ag_status average(ag_ctx *ctx, train_state *s)
+{
+    const ag_replay_work work = {.kind = AVERAGE, .fn = do_average, .user = s};
+
+    if (s->ema && opt_ema_prepare(ctx, s->ema, s->update) == AG_OK)
+        ag_replay_run(s->replay, &work, NULL);
+    return ag_status_of(ctx);
+}
+
+ag_status train_state_end(train_outcome *out, ag_ctx *ctx, train_state *s)
+{
+    const char *mail = ag_mail_open(mail_of(s, s->update - 1));
+    const float *losses = (const float *)(mail + OPT_SIGHT_BYTES);
+    opt_sight seen = {0};
+
+    *out = (train_outcome){.nonfinite = -1, .update.lr = s->lr_before};
+    s->is_pending = false;
+    for (int64_t i = s->n_losses_before - 1; mail && i >= 0; i--)
+        if (!isfinite(losses[i]))
+            out->nonfinite = i;
+    if (mail && out->nonfinite < 0 && opt_look_at(&seen, ctx, s->opt, (const double *)mail) == AG_OK && seen.nonfinite)
+        ag_fail(ctx, AG_ENUMERIC, "the gradient of %s is not finite", seen.nonfinite);
+    if (ag_status_of(ctx) != AG_OK || out->nonfinite >= 0) {
+        s->update--;
+        return ag_status_of(ctx);
+    }
+    for (int64_t i = 0; i < s->n_losses_before; i++)
+        out->loss += losses[i];
+    out->loss /= (double)(s->n_losses_before ? s->n_losses_before : 1);
+    out->update.grad_norm = seen.grad_norm;
+    out->update.d = seen.d;
+    return average(ctx, s);
+}
+
 ag_status train_state_update(train_update *out, ag_ctx *ctx, train_state *s)
 {
-    const bool was = ag_record(ctx, false);
-    const double lr = opt_schedule_lr(&s->schedule, s->update);
-    opt_sight seen;
+    train_outcome outcome;
 
-    out->lr = opt_rate(s->opt, s->update + 1, lr);
-    if (opt_update(ctx, s->opt, s->grads, s->update + 1, lr, 1.0, s->max_grad_norm) == AG_OK &&
-        opt_look(&seen, ctx, s->opt) == AG_OK && seen.nonfinite)
-        ag_fail(ctx, AG_ENUMERIC, "the gradient of %s is not finite", seen.nonfinite);
-    if (ag_status_of(ctx) == AG_OK) {
-        s->update++;
-        out->grad_norm = seen.grad_norm;
-        out->d = seen.d;
-        if (s->ema)
-            opt_ema_update(ctx, s->ema, s->update);
-        ag_bundle_begin(ctx);
-        for (int64_t i = 0; i < s->n; i++)
-            ag_fill_(ctx, s->grads[i], 0.0);
-        ag_bundle_end(ctx);
-    }
-    ag_record(ctx, was);
+    if (train_state_begin(ctx, s) == AG_OK && train_state_end(&outcome, ctx, s) == AG_OK)
+        *out = outcome.update;
     return ag_status_of(ctx);
 }

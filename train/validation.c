@@ -226,15 +226,30 @@ static bool is_due(const train_ground *g, int64_t update)
            (o->validation_epochs > 0 && ends_epoch && (update / per_epoch - 1) % o->validation_epochs == 0);
 }
 
+/* The loss on held-out pictures: at the ends too. */
+static bool measures(const train_ground *g, int64_t update)
+{
+    const train_options *o = g->options;
+
+    return g->held_out.pictures.set.n > 0 &&
+           (update == 0 || update == train_total_updates(&g->calendar, o->max_train_steps, o->num_train_epochs) ||
+            is_due(g, update));
+}
+
+bool train_validates(void *user, int64_t update)
+{
+    const train_ground *g = user;
+
+    return measures(g, update) || (g->options->validation_prompt && is_due(g, update));
+}
+
 ag_status train_validate(ag_ctx *ctx, void *user, train_log *log, int64_t update, bool is_end)
 {
     train_ground *g = user;
     const train_options *o = g->options;
-    const int64_t last = train_total_updates(&g->calendar, o->max_train_steps, o->num_train_epochs);
     double loss;
 
-    if (g->held_out.pictures.set.n > 0 && !is_end && (update == 0 || update == last || is_due(g, update)) &&
-        held_out_loss(&loss, ctx, g) == AG_OK)
+    if (!is_end && measures(g, update) && held_out_loss(&loss, ctx, g) == AG_OK)
         train_log_validation(log, ctx, update, loss);
     if (ag_status_of(ctx) == AG_OK && o->validation_prompt && (is_end || is_due(g, update)))
         make_pictures(ctx, g, log, update, is_end);

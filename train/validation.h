@@ -37,8 +37,9 @@ ag_status train_held_out_open(ag_ctx *ctx, train_ground *ground);
 ag_status train_held_out_fill(ag_ctx *ctx, train_ground *ground, const char *folder, ag_dtype compute, bool *needs_vae);
 void train_held_out_close(train_held_out *held_out);
 
-/* A train_method's validate(); user is the ground. Adapters answer without dropout. Between pictures it heeds
- * train_stop_asked(). */
+/* A train_method's validate() and validates(); user is the ground. Adapters answer without dropout. Between pictures
+ * it heeds train_stop_asked(). */
+bool train_validates(void *user, int64_t update);
 ag_status train_validate(ag_ctx *ctx, void *user, train_log *log, int64_t update, bool is_end);
 
 /* What drawing takes, on AG_META. */
