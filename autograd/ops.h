@@ -102,6 +102,10 @@ typedef struct ag_conv_opts {
 } ag_conv_opts;
 /* x [N,H,W,I], w [O,kh,kw,I], b [O] or NULL -> [N,OH,OW,O]. w may be f32 where x is bf16. */
 ag_tensor *ag_conv2d(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, ag_tensor *b, ag_conv_opts opts);
+/* The same plus a tensor of the result's shape (NULL: nothing), added as the result is written where the device
+ * can. */
+ag_tensor *ag_linear_plus(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, ag_tensor *b, ag_tensor *plus);
+ag_tensor *ag_conv2d_plus(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, ag_tensor *b, ag_conv_opts opts, ag_tensor *plus);
 
 /* --- normalisation, attention, activations with two halves ------------------------------------ */
 

@@ -41,11 +41,22 @@ void nn_linear_declare_drawn(nn_params *params, nn_linear_layer *layer, const ch
 
 ag_tensor *nn_linear(ag_ctx *ctx, const nn_linear_layer *layer, ag_tensor *x)
 {
+    return nn_linear_plus(ctx, layer, x, NULL);
+}
+
+/* plus + y, or y. */
+static ag_tensor *add_to(ag_ctx *ctx, ag_tensor *plus, ag_tensor *y)
+{
+    return plus ? ag_add(ctx, plus, y) : y;
+}
+
+ag_tensor *nn_linear_plus(ag_ctx *ctx, const nn_linear_layer *layer, ag_tensor *x, ag_tensor *plus)
+{
     const nn_param *w = layer->weight;
     ag_tensor *bias = layer->bias ? layer->bias->value : NULL;
 
-    return w->adapter ? nn_adapter_linear(ctx, w->adapter, x, bias)
-                      : ag_linear(ctx, x, w->value, bias);
+    return w->adapter ? add_to(ctx, plus, nn_adapter_linear(ctx, w->adapter, x, bias))
+                      : ag_linear_plus(ctx, x, w->value, bias, plus);
 }
 
 void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, int64_t in,
@@ -65,11 +76,17 @@ void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, 
 
 ag_tensor *nn_conv(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x)
 {
+    return nn_conv_plus(ctx, layer, x, NULL);
+}
+
+ag_tensor *nn_conv_plus(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x, ag_tensor *plus)
+{
     if (layer->pointwise)
-        return nn_linear(ctx, &(nn_linear_layer){layer->weight, layer->bias}, x);
+        return nn_linear_plus(ctx, &(nn_linear_layer){layer->weight, layer->bias}, x, plus);
     if (layer->weight->adapter)
-        return nn_adapter_conv(ctx, layer->weight->adapter, x, layer->bias->value, layer->opts);
-    return ag_conv2d(ctx, x, layer->weight->value, layer->bias->value, layer->opts);
+        return add_to(ctx, plus,
+                      nn_adapter_conv(ctx, layer->weight->adapter, x, layer->bias->value, layer->opts));
+    return ag_conv2d_plus(ctx, x, layer->weight->value, layer->bias->value, layer->opts, plus);
 }
 
 static void norm_declare(nn_params *params, nn_norm_layer *layer, const char *name,
@@ -140,7 +157,7 @@ static ag_tensor *time_shift(ag_ctx *ctx, const nn_resnet *block, ag_tensor *tim
     return ag_reshape(ctx, shift, 4, (int64_t[]){ag_dim(shift, 0), 1, 1, ag_dim(shift, 1)});
 }
 
-/* The branch of the two convolutions. Each step lets go of the one before, so that two tensors of
+/* The branch of the two convolutions, and x beside it. Each step lets go of the one before, so that two tensors of
  * the block's size live beside x at any moment: at 512 pixels each takes an eighth of a gigabyte or
  * more. */
 static ag_tensor *residual_branch(ag_ctx *ctx, const nn_resnet *block, ag_tensor *x,
@@ -155,7 +172,7 @@ static ag_tensor *residual_branch(ag_ctx *ctx, const nn_resnet *block, ag_tensor
     h = nn_keep_only(ctx, scope, h);
     h = nn_group_norm(ctx, &block->norm2, h, true);
     h = nn_keep_only(ctx, scope, h);
-    h = nn_conv(ctx, &block->conv2, h);
+    h = nn_conv_plus(ctx, &block->conv2, h, block->has_shortcut ? nn_conv(ctx, &block->conv_shortcut, x) : x);
     return ag_scope_close(ctx, scope, h);
 }
 
@@ -170,10 +187,9 @@ static ag_tensor *run_resnet(ag_ctx *ctx, const void *arg)
     const resnet_call *call = arg;
     const nn_resnet *block = call->block;
     const ag_scope scope = ag_scope_open(ctx);
-    ag_tensor *x = call->skip ? ag_concat(ctx, call->x, call->skip, -1) : call->x, *h, *y;
+    ag_tensor *x = call->skip ? ag_concat(ctx, call->x, call->skip, -1) : call->x;
+    ag_tensor *y = residual_branch(ctx, block, x, call->time);
 
-    h = residual_branch(ctx, block, x, call->time);
-    y = ag_add(ctx, block->has_shortcut ? nn_conv(ctx, &block->conv_shortcut, x) : x, h);
     if (block->scale != 1.0)
         y = ag_scale(ctx, y, 1.0 / block->scale);
     return ag_scope_close(ctx, scope, y);

@@ -40,11 +40,14 @@ void nn_linear_declare(nn_params *params, nn_linear_layer *layer, const char *na
 void nn_linear_declare_drawn(nn_params *params, nn_linear_layer *layer, const char *name,
                              int64_t in, int64_t out, nn_first weight, nn_first bias);
 ag_tensor *nn_linear(ag_ctx *ctx, const nn_linear_layer *layer, ag_tensor *x);
+/* plus + the layer of x; plus NULL: nothing */
+ag_tensor *nn_linear_plus(ag_ctx *ctx, const nn_linear_layer *layer, ag_tensor *x, ag_tensor *plus);
 
 /* A kernel x kernel convolution with bias, zeros around by `pad` on every side. */
 void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, int64_t in,
                      int64_t out, int kernel, int stride, int pad);
 ag_tensor *nn_conv(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x);
+ag_tensor *nn_conv_plus(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x, ag_tensor *plus);
 
 void nn_group_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name,
                            int64_t channels, int groups, double eps);

@@ -116,9 +116,9 @@ typedef struct map_size {
     int64_t height, width;
 } map_size;
 
-/* tokens [N,H*W,C] look at source [N,T,*] -> [N,H*W,C] */
-static ag_tensor *attend(ag_ctx *ctx, const unet_attention *a, const transformer_call *call,
-                         map_size size, ag_tensor *tokens, ag_tensor *source)
+/* x plus what tokens [N,H*W,C] see in source [N,T,*] -> [N,H*W,C] */
+static ag_tensor *attend(ag_ctx *ctx, const unet_attention *a, const transformer_call *call, map_size size,
+                         ag_tensor *x, ag_tensor *tokens, ag_tensor *source)
 {
     ag_tensor *q = nn_linear(ctx, &a->to_q, tokens);
     ag_tensor *k = nn_linear(ctx, &a->to_k, source);
@@ -142,7 +142,7 @@ static ag_tensor *attend(ag_ctx *ctx, const unet_attention *a, const transformer
     } else {
         y = ag_attention(ctx, q, k, v, a->heads, a->scale, false);
     }
-    return nn_linear(ctx, &a->to_out, y);
+    return nn_linear_plus(ctx, &a->to_out, y, x);
 }
 
 /* One transformer block; each of its three steps lets go of what it made. */
@@ -153,16 +153,16 @@ static ag_tensor *run_block(ag_ctx *ctx, const unet_transformer_block *b,
     ag_tensor *h;
 
     h = nn_layer_norm(ctx, &b->norm1, x);
-    x = ag_add(ctx, x, attend(ctx, &b->attn1, call, size, h, h));
+    x = attend(ctx, &b->attn1, call, size, x, h, h);
     x = nn_keep_only(ctx, scope, x);
 
     h = nn_layer_norm(ctx, &b->norm2, x);
-    x = ag_add(ctx, x, attend(ctx, &b->attn2, call, size, h, call->context));
+    x = attend(ctx, &b->attn2, call, size, x, h, call->context);
     x = nn_keep_only(ctx, scope, x);
 
     h = nn_layer_norm(ctx, &b->norm3, x);
     h = ag_geglu(ctx, nn_linear(ctx, &b->ff_in, h));
-    x = ag_add(ctx, x, nn_linear(ctx, &b->ff_out, h));
+    x = nn_linear_plus(ctx, &b->ff_out, h, x);
     return ag_scope_close(ctx, scope, x);
 }
 
@@ -170,7 +170,7 @@ static ag_tensor *run_transformer(ag_ctx *ctx, const void *arg)
 {
     const transformer_call *call = arg;
     const unet_transformer *t = call->block;
-    ag_tensor *x = call->x, *h;
+    ag_tensor *x = call->x, *h, *tokens;
     ag_scope scope, chain;
     map_size size;
 
@@ -184,8 +184,9 @@ static ag_tensor *run_transformer(ag_ctx *ctx, const void *arg)
     h = nn_keep_only(ctx, chain, nn_linear(ctx, &t->proj_in, h));
     for (int i = 0; i < t->n_blocks; i++)
         h = nn_keep_only(ctx, chain, run_block(ctx, &t->blocks[i], call, size, h));
-    h = ag_reshape(ctx, nn_linear(ctx, &t->proj_out, h), 4, ag_dims(x));
-    return ag_scope_close(ctx, scope, ag_add(ctx, x, h));
+    tokens = ag_reshape(ctx, x, 3, (int64_t[]){ag_dim(x, 0), size.height * size.width, ag_dim(x, 3)});
+    h = nn_linear_plus(ctx, &t->proj_out, h, tokens);
+    return ag_scope_close(ctx, scope, ag_reshape(ctx, h, 4, ag_dims(x)));
 }
 
 ag_tensor *unet_transform(ag_ctx *ctx, const unet_pass *pass, const unet_transformer *block,

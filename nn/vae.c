@@ -220,7 +220,7 @@ static ag_tensor *run_attention(ag_ctx *ctx, const void *arg)
 {
     const attention_call *call = arg;
     const vae_attention *a = call->block;
-    ag_tensor *x = call->x, *h;
+    ag_tensor *x = call->x, *h, *tokens;
     ag_scope scope;
 
     if (!x)
@@ -230,8 +230,9 @@ static ag_tensor *run_attention(ag_ctx *ctx, const void *arg)
     h = ag_reshape(ctx, h, 3, (int64_t[]){ag_dim(x, 0), ag_dim(x, 1) * ag_dim(x, 2), ag_dim(x, 3)});
     h = ag_attention(ctx, nn_linear(ctx, &a->to_q, h), nn_linear(ctx, &a->to_k, h),
                      nn_linear(ctx, &a->to_v, h), 1, 0.0, false);
-    h = ag_reshape(ctx, nn_linear(ctx, &a->to_out, h), 4, ag_dims(x));
-    return ag_scope_close(ctx, scope, ag_add(ctx, x, h));
+    tokens = ag_reshape(ctx, x, 3, (int64_t[]){ag_dim(x, 0), ag_dim(x, 1) * ag_dim(x, 2), ag_dim(x, 3)});
+    h = nn_linear_plus(ctx, &a->to_out, h, tokens);
+    return ag_scope_close(ctx, scope, ag_reshape(ctx, h, 4, ag_dims(x)));
 }
 
 /* The three blocks in the middle. `chain` is the scope in which one result replaces the other. */

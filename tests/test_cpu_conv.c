@@ -168,7 +168,7 @@ static passes run_passes(const cpu_conv *c, const void *x, const void *w, const 
     assert_true(state && y && dx);
     cpu_state_cap_isa(state, (cpu_isa)isa);
     scratch = check_scratch(cpu_conv2d_forward_scratch(state, c));
-    assert_true(cpu_conv2d_forward(y, state, c, x, w, b, scratch));
+    assert_true(cpu_conv2d_forward(y, state, c, x, w, b, NULL, scratch));
     free(scratch);
     scratch = check_scratch(cpu_conv2d_backward_data_scratch(state, c));
     assert_true(cpu_conv2d_backward_data(dx, state, c, dy, w, scratch));
@@ -378,7 +378,7 @@ static void enlarged_of(int isa)
         if (isa >= CPU_ISA_AMX) {
             scratch = check_scratch(cpu_conv2d_forward_scratch(state, &c));
             assert_true(cpu_conv2d_forward(y, state, &c, half_x, c.weight_type == AG_F32 ? (void *)w : half_w, b,
-                                           scratch));
+                                           NULL, scratch));
             free(scratch);
             for (int64_t i = 0; i < count_y(&c); i++)
                 got[i] = from_bf16(y[i]);
@@ -394,6 +394,52 @@ static void test_enlarged(void **unused)
 {
     (void)unused;
     check_each_isa(enlarged_of);
+}
+
+/* What is added as a result is written: the same as after, but rounded once. */
+static void plus_of(int isa)
+{
+    const cpu_conv some[] = { /* tiles, turned, one product, few channels, an enlarged picture */
+        {.n = 2, .h = 9, .w = 7, .c = 48, .o = 40, .kh = 3, .kw = 3, .stride = 1, .pad_top = 1, .pad_left = 1},
+        {.n = 1, .h = 5, .w = 6, .c = 64, .o = 128, .kh = 3, .kw = 3, .stride = 1, .pad_top = 1, .pad_bottom = 1},
+        {.n = 2, .h = 6, .w = 5, .c = 40, .o = 70, .kh = 1, .kw = 1, .stride = 1},
+        {.n = 1, .h = 8, .w = 8, .c = 3, .o = 5, .kh = 3, .kw = 3, .stride = 2, .pad_top = 1, .pad_left = 1},
+        {.n = 1, .h = 32, .w = 32, .c = 8, .o = 16, .kh = 3, .kw = 3, .stride = 1, .pad_top = 1, .pad_left = 1,
+         .pad_bottom = 1, .pad_right = 1, .enlarge = true},
+    };
+    cpu_state *state = cpu_state_new(2);
+
+    assert_non_null(state);
+    cpu_state_cap_isa(state, (cpu_isa)isa);
+    for (size_t i = 0; i < sizeof some / sizeof some[0]; i++) {
+        cpu_conv c = some[i];
+        uint64_t seed = 31;
+        float *x = check_random(count_x(&c), &seed, 0, 1), *w = check_random(count_w(&c), &seed, 0, 1);
+        float *r = check_random(count_y(&c), &seed, 0, 4);
+        uint16_t *half_x = narrowed(x, count_x(&c)), *half_w = narrowed(w, count_w(&c));
+        uint16_t *half_r = narrowed(r, count_y(&c)), *y = malloc((size_t)count_y(&c) * 4), *sum = y + count_y(&c);
+        void *scratch;
+
+        c.dilation = 1, c.type = c.weight_type = AG_BF16;
+        if (!c.enlarge || isa >= CPU_ISA_AMX) {
+            scratch = check_scratch(cpu_conv2d_forward_scratch(state, &c));
+            assert_true(cpu_conv2d_forward(y, state, &c, half_x, half_w, NULL, NULL, scratch));
+            assert_true(cpu_conv2d_forward(sum, state, &c, half_x, half_w, NULL, half_r, scratch));
+            for (int64_t k = 0; k < count_y(&c); k++) {
+                const float want = from_bf16(y[k]) + r[k];
+                assert_true(fabsf(from_bf16(sum[k]) - want) <= (fabsf(from_bf16(y[k])) + fabsf(want)) / 256);
+            }
+            free(scratch);
+        }
+        free(x), free(w), free(r), free(half_x), free(half_w), free(half_r), free(y);
+    }
+    cpu_state_free(state);
+}
+
+static void test_plus(void **unused)
+{
+    (void)unused;
+    check_each_isa(plus_of);
 }
 
 static void test_shapes(void **unused)
@@ -496,7 +542,7 @@ static void full_size_of(ag_dtype type, const int *picks, size_t n_picks)
             half = narrowed(x, count_x(&c));
         }
         scratch = check_scratch(cpu_conv2d_forward_scratch(state, &c));
-        assert_true(cpu_conv2d_forward(y, state, &c, half ? (void *)half : x, w, b, scratch));
+        assert_true(cpu_conv2d_forward(y, state, &c, half ? (void *)half : x, w, b, NULL, scratch));
         for (int sample = 0; sample < 300; sample++) {
             const int64_t at = (int64_t)((check_number(&seed) + 1) / 2 * (double)count_y(&c));
             const int64_t o = at % c.o, ox = at / c.o % ow, oy = at / c.o / ow % oh;
@@ -594,7 +640,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_reference),    cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_winograd),     cmocka_unit_test(test_both_sides),
         cmocka_unit_test(test_bf16),         cmocka_unit_test(test_enlarged),
-        cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_nan),          cmocka_unit_test(test_plus),
         cmocka_unit_test(test_no_reference), cmocka_unit_test(test_no_reference_on_avx2),
         cmocka_unit_test(test_full_size),
     };

@@ -256,8 +256,8 @@ static void run_empty(const cpu_conv *c, cpu_conv_pass pass, void *out)
         memset(out, 0, (size_t)o[0].count * (o[0].type == AG_F32 ? 4 : 2));
 }
 
-static bool run_pass(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass, void *out,
-                     const void *in0, const void *in1, const float *bias, void *scratch)
+static bool run_pass(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass, void *out, const void *in0,
+                     const void *in1, const float *bias, const void *plus, void *scratch)
 {
     const conv_choice choice = choose(state, conv, pass);
     char *rest = scratch;
@@ -274,11 +274,12 @@ static bool run_pass(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass,
     if (choice.plan)
         return cpu_onednn_run(cpu_state_onednn(state), choice.plan, out, in0, in1, bias, scratch);
     if (choice.algorithm == CONV_AMX) {
-        conv_amx_run(conv, pass, out, in0, in1, bias, scratch, cpu_state_threads(state));
+        conv_amx_run(conv, pass, out, in0, in1, bias, plus, scratch, cpu_state_threads(state));
         return true;
     }
     if (choice.algorithm == CONV_AMX_GEMM) {
-        const cpu_gemm_call call = product_of(conv, pass, true, out, in0, in1, bias);
+        cpu_gemm_call call = product_of(conv, pass, true, out, in0, in1, bias);
+        call.plus = plus;
         return cpu_gemm(state, &call, scratch);
     }
     operands_of(o, conv, pass);
@@ -304,9 +305,19 @@ size_t cpu_conv2d_forward_scratch(cpu_state *state, const cpu_conv *conv)
 }
 
 bool cpu_conv2d_forward(void *y, cpu_state *state, const cpu_conv *conv, const void *x,
-                        const void *w, const float *b, void *scratch)
+                        const void *w, const float *b, const void *plus, void *scratch)
 {
-    return run_pass(state, conv, CPU_CONV_FORWARD, y, x, w, b, scratch);
+    const conv_choice choice = choose(state, conv, CPU_CONV_FORWARD);
+    const bool taken = choice.algorithm == CONV_AMX || choice.algorithm == CONV_AMX_GEMM;
+    const int64_t n = y_pixels(conv) * conv->o;
+
+    if (!run_pass(state, conv, CPU_CONV_FORWARD, y, x, w, b, taken ? plus : NULL, scratch))
+        return false;
+    if (plus && !taken && conv->type == AG_F32)
+        cpu_add_into(y, plus, n, cpu_state_threads(state), (int)cpu_state_isa(state));
+    else if (plus && !taken)
+        cpu_binary_bf16(y, CPU_ADD, y, plus, n, cpu_state_threads(state), (int)cpu_state_isa(state));
+    return true;
 }
 
 size_t cpu_conv2d_backward_data_scratch(cpu_state *state, const cpu_conv *conv)
@@ -317,7 +328,7 @@ size_t cpu_conv2d_backward_data_scratch(cpu_state *state, const cpu_conv *conv)
 bool cpu_conv2d_backward_data(void *dx, cpu_state *state, const cpu_conv *conv, const void *dy,
                               const void *w, void *scratch)
 {
-    return run_pass(state, conv, CPU_CONV_BACKWARD_DATA, dx, dy, w, NULL, scratch);
+    return run_pass(state, conv, CPU_CONV_BACKWARD_DATA, dx, dy, w, NULL, NULL, scratch);
 }
 
 /* db[o] = sum of dy [rows,O] over rows, in double, a few columns at a time. */
@@ -358,7 +369,7 @@ bool cpu_conv2d_backward_weights(float *dw, float *db, cpu_state *state, const c
 {
     if (db)
         bias_gradient(db, dy, conv->type, y_pixels(conv), conv->o, cpu_state_threads(state));
-    return run_pass(state, conv, CPU_CONV_BACKWARD_WEIGHTS, dw, x, dy, NULL, scratch);
+    return run_pass(state, conv, CPU_CONV_BACKWARD_WEIGHTS, dw, x, dy, NULL, NULL, scratch);
 }
 
 const char *cpu_conv_kernel_name(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass)

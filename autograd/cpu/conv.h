@@ -51,10 +51,10 @@ bool cpu_conv2d_takes_enlarged(cpu_state *state, const cpu_conv *conv);
 /* The functions below return false only when oneDNN failed (no memory); outputs are then undefined.
  * Outputs are overwritten and overlap no input. */
 
-/* b may be NULL */
+/* b may be NULL; so may plus, which is added (on AMX before rounding), as y */
 size_t cpu_conv2d_forward_scratch(cpu_state *state, const cpu_conv *conv);
 bool cpu_conv2d_forward(void *y, cpu_state *state, const cpu_conv *conv, const void *x,
-                        const void *w, const float *b, void *scratch)
+                        const void *w, const float *b, const void *plus, void *scratch)
     __attribute__((warn_unused_result));
 
 /* dx [N,H,W,I], the gradient of <dy, y> by x */

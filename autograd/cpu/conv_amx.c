@@ -197,6 +197,7 @@ typedef struct product {
     /* output (oy,ox) of the correlation stands at pixel (first_y + oy step, first_x + ox step) */
     int64_t first_y, first_x, step, out_h, out_w;
     int64_t *a_step, *c_place;
+    const void *plus; /* laid out as the output; or NULL */
 } product;
 
 static void pack_weights(const gemm_amx_job *job, void *dst, int64_t step, int64_t n_steps, int64_t col,
@@ -255,6 +256,7 @@ static gemm_amx_job turned_job_of(const product *p, void *out, const float *bias
         .c_place = p->c_place,
         .c_type = AG_BF16,
         .bias = bias,
+        .plus = p->plus,
         .turned = true,
         .user = p,
     };
@@ -283,6 +285,7 @@ static gemm_amx_job job_of(const product *p, void *out, const float *bias)
         .c_place = p->c_place,
         .c_type = AG_BF16,
         .bias = bias,
+        .plus = p->plus,
         .user = p,
     };
 }
@@ -468,8 +471,8 @@ static size_t enlarged_scratch(const cpu_conv *conv, int n_threads)
     return (size_t)merged_bytes(conv) + product_scratch(&p, n_threads);
 }
 
-static void run_enlarged(void *y, const cpu_conv *conv, const void *x, const void *w, const float *bias, tap *taps,
-                         char *scratch, int n_threads)
+static void run_enlarged(void *y, const cpu_conv *conv, const void *x, const void *w, const float *bias,
+                         const void *plus, tap *taps, char *scratch, int n_threads)
 {
     uint16_t *merged = (uint16_t *)scratch;
     char *rest = scratch + merged_bytes(conv);
@@ -478,6 +481,7 @@ static void run_enlarged(void *y, const cpu_conv *conv, const void *x, const voi
     for (int phase = 0; phase < 4; phase++) {
         product p = enlarged_product(conv, phase, merged, taps);
         p.r.in = x;
+        p.plus = plus;
         run_product(&p, y, bias, rest, n_threads);
     }
 }
@@ -545,7 +549,7 @@ static gemm_amx_job weights_job(const weights_product *p, float *dw)
         .c = (char *)dw,
         .c_row = r->n_taps * p->c_in * 4,
         .c_type = AG_F32,
-        .add = r->oy0 > 0,
+        .plus = r->oy0 > 0 ? (const char *)dw : NULL,
         .user = p,
     };
 }
@@ -626,7 +630,7 @@ size_t conv_amx_scratch(const cpu_conv *conv, cpu_conv_pass pass, int n_threads)
 }
 
 void conv_amx_run(const cpu_conv *conv, cpu_conv_pass pass, void *out, const void *in0, const void *in1,
-                  const float *bias, void *scratch, int n_threads)
+                  const float *bias, const void *plus, void *scratch, int n_threads)
 {
     tap *taps = scratch;
     char *rest = (char *)scratch + taps_bytes(conv);
@@ -636,11 +640,12 @@ void conv_amx_run(const cpu_conv *conv, cpu_conv_pass pass, void *out, const voi
     } else if (pass == CPU_CONV_BACKWARD_DATA) {
         run_backward(out, conv, in0, in1, taps, rest, n_threads);
     } else if (conv->enlarge) {
-        run_enlarged(out, conv, in0, in1, bias, taps, rest, n_threads);
+        run_enlarged(out, conv, in0, in1, bias, plus, taps, rest, n_threads);
     } else {
         product p = forward_product(conv, taps, n_threads);
         p.r.in = in0;
         p.w.data = in1;
+        p.plus = plus;
         run_product(&p, out, bias, rest, n_threads);
     }
 }

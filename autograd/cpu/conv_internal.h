@@ -64,6 +64,6 @@ extern const winograd_kernels winograd2_portable, winograd2_avx2, winograd2_avx5
 size_t conv_amx_scratch(const cpu_conv *conv, cpu_conv_pass pass, int n_threads);
 /* out, in0, in1 as in cpu_onednn_run. */
 void conv_amx_run(const cpu_conv *conv, cpu_conv_pass pass, void *out, const void *in0, const void *in1,
-                  const float *bias, void *scratch, int n_threads);
+                  const float *bias, const void *plus, void *scratch, int n_threads);
 
 #endif /* AG_CPU_CONV_INTERNAL_H */

@@ -137,6 +137,7 @@ static gemm_amx_job amx_job_of(const cpu_gemm_call *call, int64_t i, int n_threa
     const bool turned = is_turned(call, n_threads);
     const cpu_gemm_call as_is = turned ? turned_call(call) : *call, *c = &as_is;
     const int64_t width = c->c_type == AG_F32 ? 4 : 2;
+    const char *plus = c->beta != 0.0f ? c->c : c->plus;
     const bool direct = !c->transpose_a && c->k % GEMM_AMX_STEP == 0 && c->lda % GEMM_AMX_STEP == 0;
 
     *one = *c;
@@ -154,7 +155,7 @@ static gemm_amx_job amx_job_of(const cpu_gemm_call *call, int64_t i, int n_threa
         .c = (char *)c->c + i * c->stride_c * width,
         .c_row = c->ldc * width,
         .c_type = c->c_type,
-        .add = c->beta != 0.0f,
+        .plus = plus ? plus + i * c->stride_c * width : NULL,
         .bias = c->bias,
         .turned = turned,
         .user = one,
@@ -396,7 +397,8 @@ size_t cpu_gemm_scratch(cpu_state *state, const cpu_gemm_call *call)
     return scratch_f32(state, &c);
 }
 
-bool cpu_gemm(cpu_state *state, const cpu_gemm_call *call, void *scratch)
+/* All but a `plus` that no kernel adds by itself. */
+static bool run_gemm(cpu_state *state, const cpu_gemm_call *call, void *scratch)
 {
     const cpu_gemm_call c = complete(call);
     const int n_threads = cpu_state_threads(state), isa = (int)cpu_state_isa(state);
@@ -431,6 +433,34 @@ bool cpu_gemm(cpu_state *state, const cpu_gemm_call *call, void *scratch)
     return true;
 }
 
+/* C += plus */
+static void add_plus(cpu_state *state, const cpu_gemm_call *c)
+{
+    const int n_threads = cpu_state_threads(state), isa = (int)cpu_state_isa(state);
+    const bool dense = c->ldc == c->n && (c->batch == 1 || c->stride_c == c->m * c->n);
+    const int64_t run = dense ? c->batch * c->m * c->n : c->n, n_runs = dense ? 1 : c->batch * c->m;
+
+    for (int64_t r = 0; r < n_runs; r++) {
+        const int64_t at = r / c->m * c->stride_c + r % c->m * c->ldc;
+        if (c->c_type == AG_F32)
+            cpu_add_into((float *)c->c + at, (const float *)c->plus + at, run, n_threads, isa);
+        else
+            cpu_binary_bf16((uint16_t *)c->c + at, CPU_ADD, (const uint16_t *)c->c + at,
+                            (const uint16_t *)c->plus + at, run, n_threads, isa);
+    }
+}
+
+bool cpu_gemm(cpu_state *state, const cpu_gemm_call *call, void *scratch)
+{
+    const cpu_gemm_call c = complete(call);
+
+    if (!c.plus || c.m < 1 || is_amx(state, &c))
+        return run_gemm(state, call, scratch);
+    if (!run_gemm(state, call, scratch))
+        return false;
+    add_plus(state, &c);
+    return true;
+}
 const char *cpu_gemm_kernel_name(cpu_state *state, const cpu_gemm_call *call)
 {
     const cpu_gemm_call c = complete(call);

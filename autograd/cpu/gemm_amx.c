@@ -159,20 +159,23 @@ AMX_INLINE void store_row(const gemm_amx_job *job, void *row, int64_t col, int64
                           __m512 high)
 {
     const __mmask16 m0 = first_of(n), m1 = first_of(n - AMX_SIDE);
+    const char *plus = job->plus ? job->plus + ((char *)row - job->c) : NULL;
 
     if (job->c_type == AG_F32) {
         float *dst = (float *)row + col;
-        if (job->add) {
-            low = _mm512_add_ps(low, _mm512_maskz_loadu_ps(m0, dst));
-            high = _mm512_add_ps(high, _mm512_maskz_loadu_ps(m1, dst + AMX_SIDE));
+        if (plus) {
+            const float *from = (const float *)plus + col;
+            low = _mm512_add_ps(low, _mm512_maskz_loadu_ps(m0, from));
+            high = _mm512_add_ps(high, _mm512_maskz_loadu_ps(m1, from + AMX_SIDE));
         }
         _mm512_mask_storeu_ps(dst, m0, low);
         _mm512_mask_storeu_ps(dst + AMX_SIDE, m1, high);
     } else {
         uint16_t *dst = (uint16_t *)row + col;
-        if (job->add) {
-            low = _mm512_add_ps(low, amx_widen(_mm256_maskz_loadu_epi16(m0, dst)));
-            high = _mm512_add_ps(high, amx_widen(_mm256_maskz_loadu_epi16(m1, dst + AMX_SIDE)));
+        if (plus) {
+            const uint16_t *from = (const uint16_t *)plus + col;
+            low = _mm512_add_ps(low, amx_widen(_mm256_maskz_loadu_epi16(m0, from)));
+            high = _mm512_add_ps(high, amx_widen(_mm256_maskz_loadu_epi16(m1, from + AMX_SIDE)));
         }
         _mm512_mask_storeu_epi16(dst, (__mmask32)m1 << 16 | m0, amx_round_pair(low, high));
     }

@@ -51,7 +51,7 @@ struct gemm_amx_job {
     int64_t c_row;          /* bytes to the next row */
     const int64_t *c_place; /* or where each row stands, in bytes; below 0: nobody wants it */
     ag_dtype c_type;
-    bool add;          /* to what C holds */
+    const char *plus;  /* laid out as C, and may be C: added before the result is rounded; or NULL */
     const float *bias; /* [n] or NULL */
     bool turned;       /* C is stored as [n,m], its rows and their places those of B's columns; bias [m] */
 

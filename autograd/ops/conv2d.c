@@ -9,6 +9,9 @@
  * three-way sum <D, x * w>, so each one's gradients are the other two, and second order needs
  * nothing new.
  *
+ * conv2d also adds what is given as `plus`, of y's shape and type; CUDA has no such kernel, there an ag_add
+ * follows.
+ *
  * An enlarged x is x with each pixel four times (upsample_nearest). Where the kernels have a form that
  * multiplies less for it, conv2d takes x as it is; else the larger one is made first.
  *
@@ -108,8 +111,9 @@ static ag_status conv_shape(ag_call *call)
     if (cpu_conv_out_h(&c) < 1 || cpu_conv_out_w(&c) < 1)
         return ag_fail(call->ctx, AG_ESHAPE, "conv2d: the kernel %s does not fit into %s",
                        OP_SHAPE(w), OP_SHAPE(x));
-    ag_out(call, c.type, 4, (int64_t[]){c.n, cpu_conv_out_h(&c), cpu_conv_out_w(&c), c.o});
-    return AG_OK;
+    const int64_t dims[] = {c.n, cpu_conv_out_h(&c), cpu_conv_out_w(&c), c.o};
+    ag_out(call, c.type, 4, dims);
+    return op_check_dims(call, 3, 4, dims);
 }
 
 static size_t forward_scratch(const ag_call *call, const cpu_conv *c)
@@ -136,7 +140,7 @@ static ag_status conv_cpu(ag_call *call)
         scratch += op_f32_scratch(b);
     }
     if (!cpu_conv2d_forward(ag_data(call->out[0]), ag_cpu(call->ctx), &c, ag_data(call->in[0]),
-                            ag_data(call->in[1]), bias, scratch))
+                            ag_data(call->in[1]), bias, call->in[3] ? ag_data(call->in[3]) : NULL, scratch))
         return run_failed(call, &c);
     return AG_OK;
 }
@@ -178,6 +182,8 @@ static void conv_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tensor
         grad[1] = op_conv2d_backward_weights(ctx, d[0], x, a->opts, w);
     if (node->wants[2])
         grad[2] = op_sum_like(ctx, d[0], b);
+    if (node->wants[3])
+        grad[3] = op_sum_like(ctx, d[0], node->in[3]);
 }
 
 static unsigned factor_saves(const ag_node *node)
@@ -187,8 +193,8 @@ static unsigned factor_saves(const ag_node *node)
 
 const ag_op ag_op_conv2d = {
     .name = "conv2d",
-    .n_in = 3,
-    .optional = 1u << 2,
+    .n_in = 4,
+    .optional = 1u << 2 | 1u << 3,
     .attr_size = sizeof(op_conv_attr),
     .shape = conv_shape,
     .run = {[AG_CPU] = conv_cpu},
@@ -203,7 +209,7 @@ static bool takes_enlarged(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, const op_con
     cpu_state *state = ag_cpu(ctx);
     cpu_conv c;
 
-    if (!state || !x || !w || ag_ndim(x) != 4 || ag_ndim(w) != 4)
+    if (!state || !w || ag_ndim(w) != 4)
         return false;
     c = forward_geometry(&(ag_call){.ctx = ctx, .in = (ag_tensor *[]){x, w}, .attr = a});
     return cpu_conv2d_takes_enlarged(state, &c);
@@ -211,11 +217,21 @@ static bool takes_enlarged(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, const op_con
 
 ag_tensor *ag_conv2d(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, ag_tensor *b, ag_conv_opts opts)
 {
-    if (opts.enlarge && x && ag_ndim(x) == 4 && !takes_enlarged(ctx, x, w, &(op_conv_attr){.opts = opts})) {
+    return ag_conv2d_plus(ctx, x, w, b, opts, NULL);
+}
+
+ag_tensor *ag_conv2d_plus(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, ag_tensor *b, ag_conv_opts opts, ag_tensor *plus)
+{
+    op_conv_attr a = {.opts = opts};
+
+    if (opts.enlarge && x && ag_ndim(x) == 4 && !takes_enlarged(ctx, x, w, &a)) {
         x = ag_upsample_nearest(ctx, x, 2 * ag_dim(x, 1), 2 * ag_dim(x, 2));
-        opts.enlarge = false;
+        a.opts.enlarge = false;
     }
-    return ag_apply(ctx, &ag_op_conv2d, (ag_tensor *[]){x, w, b}, &(op_conv_attr){.opts = opts});
+    if (plus && ag_cpu(ctx) && x && ag_dtype_of(plus) == ag_dtype_of(x))
+        return ag_apply(ctx, &ag_op_conv2d, (ag_tensor *[]){x, w, b, plus}, &a);
+    x = ag_apply(ctx, &ag_op_conv2d, (ag_tensor *[]){x, w, b, NULL}, &a);
+    return plus ? ag_add(ctx, plus, x) : x;
 }
 
 /* --- conv2d_backward_data: D, w -> dx --------------------------------------------------------- */

@@ -2,6 +2,9 @@
  *
  *   matmul  y = op(a) op(b), op the transpose when asked      linear  y = x w^T + b
  *
+ * linear also adds what is given as `plus`, of y's shape and type; CUDA has no such kernel, there an ag_add
+ * follows.
+ *
  * Shapes  a [...,M,K], b [...,K,N] -> [...,M,N]; the leading axes are equal, or absent in one.
  *         x [...,I], w [O,I], b [O] or nothing -> [...,O]
  * Dtypes  f32 and bf16 in any mixture, sums in f32. matmul's result has the type of both inputs
@@ -215,12 +218,12 @@ static ag_status linear_shape(ag_call *call)
     memcpy(dims, ag_dims(x), (size_t)ag_ndim(x) * sizeof *dims);
     dims[ag_ndim(x) - 1] = ag_dim(w, 0);
     ag_out(call, ag_dtype_of(x), ag_ndim(x), dims);
-    return AG_OK;
+    return op_check_dims(call, 3, ag_ndim(x), dims);
 }
 
 static cpu_gemm_call linear_gemm(const ag_call *call)
 {
-    const ag_tensor *x = call->in[0], *w = call->in[1], *b = call->in[2], *y = call->out[0];
+    const ag_tensor *x = call->in[0], *w = call->in[1], *b = call->in[2], *plus = call->in[3], *y = call->out[0];
 
     return (cpu_gemm_call){
         .m = op_product(ag_dims(x), 0, ag_ndim(x) - 1),
@@ -235,6 +238,7 @@ static cpu_gemm_call linear_gemm(const ag_call *call)
         .c_type = ag_dtype_of(y),
         .alpha = 1.0f,
         .bias = b ? ag_data(b) : NULL,
+        .plus = plus ? ag_data(plus) : NULL,
     };
 }
 
@@ -276,6 +280,8 @@ static void linear_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tens
                                ag_dtype_of(w));
     if (node->wants[2])
         grad[2] = op_sum_like(ctx, d2, b);
+    if (node->wants[3])
+        grad[3] = op_sum_like(ctx, d[0], node->in[3]);
 }
 
 static unsigned linear_saves(const ag_node *node)
@@ -285,8 +291,8 @@ static unsigned linear_saves(const ag_node *node)
 
 const ag_op ag_op_linear = {
     .name = "linear",
-    .n_in = 3,
-    .optional = 1u << 2,
+    .n_in = 4,
+    .optional = 1u << 2 | 1u << 3,
     .shape = linear_shape,
     .run = {[AG_CPU] = linear_cpu},
     .grad = linear_grad,
@@ -296,5 +302,13 @@ const ag_op ag_op_linear = {
 
 ag_tensor *ag_linear(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, ag_tensor *b)
 {
-    return ag_apply(ctx, &ag_op_linear, (ag_tensor *[]){x, w, b}, NULL);
+    return ag_linear_plus(ctx, x, w, b, NULL);
+}
+
+ag_tensor *ag_linear_plus(ag_ctx *ctx, ag_tensor *x, ag_tensor *w, ag_tensor *b, ag_tensor *plus)
+{
+    if (plus && ag_cpu(ctx) && x && ag_dtype_of(plus) == ag_dtype_of(x))
+        return ag_apply(ctx, &ag_op_linear, (ag_tensor *[]){x, w, b, plus}, NULL);
+    x = ag_apply(ctx, &ag_op_linear, (ag_tensor *[]){x, w, b, NULL}, NULL);
+    return plus ? ag_add(ctx, plus, x) : x;
 }

@@ -76,6 +76,25 @@ static ag_tensor *refuse_linear_bias(ag_ctx *ctx, ag_tensor **in, const op_case 
     return ag_linear(ctx, in[0], in[1], in[0]);
 }
 
+static ag_tensor *build_linear_plus(ag_ctx *ctx, ag_tensor **in, const op_case *c)
+{
+    (void)c;
+    return ag_linear_plus(ctx, in[0], in[1], in[2], in[3]);
+}
+
+static void define_linear_plus(double *y, double *const *in, const op_case *c)
+{
+    define_linear(y, in, c);
+    for (int64_t k = 0; k < 2 * 3 * 5; k++)
+        y[k] += in[3][k];
+}
+
+static ag_tensor *refuse_linear_plus(ag_ctx *ctx, ag_tensor **in, const op_case *c)
+{
+    (void)c;
+    return ag_linear_plus(ctx, in[0], in[1], in[2], in[0]);
+}
+
 /* --- conv2d ----------------------------------------------------------------------------------- */
 
 /* c->i = {stride, dilation, top, bottom, left, right, and of the adjoint's result height, width} */
@@ -140,6 +159,25 @@ static void define_conv(double *y, double *const *in, const op_case *c)
     for (int64_t k = 0; k < s.n * s.oh * s.ow * s.o; k++)
         y[k] = in[2] ? in[2][k % s.o] : 0;
     conv_terms(c, s, 0, in[0], in[1], y);
+}
+
+static ag_tensor *build_conv_plus(ag_ctx *ctx, ag_tensor **in, const op_case *c)
+{
+    return ag_conv2d_plus(ctx, in[0], in[1], in[2], conv_opts(c), in[3]);
+}
+
+static void define_conv_plus(double *y, double *const *in, const op_case *c)
+{
+    const int64_t *d = c->in[3].dims;
+
+    define_conv(y, in, c);
+    for (int64_t k = 0; k < d[0] * d[1] * d[2] * d[3]; k++)
+        y[k] += in[3][k];
+}
+
+static ag_tensor *refuse_conv_plus(ag_ctx *ctx, ag_tensor **in, const op_case *c)
+{
+    return ag_conv2d_plus(ctx, in[0], in[1], in[2], conv_opts(c), in[0]);
 }
 
 static ag_tensor *build_enlarged(ag_ctx *ctx, ag_tensor **in, const op_case *c)
@@ -253,6 +291,8 @@ static const op_case product_cases[] = {
     MATMUL("f32 by bf16", 0, 0, {2, {5, 7}}, {2, {7, 3}, .keep_f32 = true}),
     {.name = "linear", .in = {{3, {2, 3, 7}}, {2, {5, 7}}, {1, {5}}}, .build = build_linear,
      .define = define_linear, .refuse = refuse_linear},
+    {.name = "linear plus", .in = {{3, {2, 3, 7}}, {2, {5, 7}}, {1, {5}}, {3, {2, 3, 5}}},
+     .build = build_linear_plus, .define = define_linear_plus, .refuse = refuse_linear_plus},
     {.name = "linear without bias", .in = {{2, {3, 7}}, {2, {5, 7}}}, .build = build_linear,
      .define = define_linear, .refuse = refuse_linear_bias},
     {.name = "linear of one row", .in = {{1, {7}}, {2, {5, 7}}, {1, {5}}}, .build = build_linear,
@@ -267,6 +307,8 @@ static const op_case product_cases[] = {
      .in = {{4, {2, 5, 4, 3}}, {4, {2, 3, 3, 3}, .keep_f32 = true}, {1, {2}, .keep_f32 = true}},
      .build = build_conv, .define = define_conv, .refuse = refuse_conv_kernel,
      .i = {0, 0, 1, 1, 1, 1}},
+    {.name = "conv2d plus", .in = {{4, {2, 5, 4, 3}}, {4, {2, 3, 3, 3}}, {1, {2}}, {4, {2, 5, 4, 2}}},
+     .build = build_conv_plus, .define = define_conv_plus, .refuse = refuse_conv_plus, .i = {1, 1, 1, 1, 1, 1}},
     {.name = "conv2d enlarged", .in = {{4, {2, 5, 4, 3}}, {4, {2, 3, 2, 3}}, {1, {2}}},
      .build = build_enlarged, .define = define_enlarged, .i = {2, 1, 1, 1, 0, 1}},
     CONV("1x1", DIMS(2, 3, 5, 3), DIMS(4, 1, 1, 3), 1, 1),
