@@ -11,25 +11,24 @@ model=models/tiny-face
 rm -rf "$out"
 mkdir -p "$out"
 
-sheet() {
-    # a row for each age, a column for each person (the same first latents in every row)
+sheet() { # MODEL OUTPUT.png: a row for each age, a column for each person (the same first latents in every row)
     "$agewright" sample --model "$1" --output "$2" --seed 7 --same_latents --num_images 8 --batch 8 \
-        --num_inference_steps 30 --guidance_scale 5 --zoom 2 --prompt \
-        "photo of a 4 year old person" "photo of a 12 year old person" "photo of a 30 year old person" \
-        "photo of a 50 year old person" "photo of a 65 year old person" "photo of a 82 year old person"
+        --num_inference_steps 30 --guidance_scale 3 --zoom 2 --prompt \
+        "photo of a 10 year old person" "photo of a 20 year old person" "photo of a 30 year old person" \
+        "photo of a 40 year old person" "photo of a 50 year old person" "photo of a 70 year old person"
 }
 
-at_five_ages() { # OUTPUT.png [--lora FILE]: a row for each age, a column for each first noise
+of_the_person() { # OUTPUT.png [--lora FILE]: a row for each age, a column for each first noise
     picture=$1
     shift
     "$agewright" sample --model "$out/model" "$@" --output "$picture" --seed 7 --same_latents --num_images 4 \
-        --batch 4 --num_inference_steps 30 --guidance_scale 4 --zoom 2 --prompt \
-        "photo of a 8 year old sks person" "photo of a 20 year old sks person" "photo of a 35 year old sks person" \
-        "photo of a 55 year old sks person" "photo of a 75 year old sks person"
+        --batch 4 --num_inference_steps 30 --guidance_scale 3 --zoom 2 --prompt \
+        "photo of a 10 year old sks person" "photo of a 20 year old sks person" "photo of a 30 year old sks person" \
+        "photo of a 50 year old sks person" "photo of a 70 year old sks person"
 }
 
-echo "1. draw 150 faces with ages      -> $out/faces"
-"$agewright" faces --output "$out/faces" --count 150 --resolution 64 --seed 5
+echo "1. draw 1988 faces with ages     -> $out/faces"
+"$agewright" faces --output "$out/faces" --count 1988 --resolution 64 --seed 11 --ages $(seq 10 80)
 echo "2. what the model knows of ages  -> $out/before.png"
 sheet "$model" "$out/before.png"
 echo "3. specialise it on the faces    -> $out/model"
@@ -47,7 +46,7 @@ echo "6. teach the model this person   -> $out/lora"
     --regularization_dir "$out/faces/images" --regularization_age_path "$out/faces/training_ages.npy" \
     --cache_dir "$out/model/cache" --output_dir "$out/lora"
 echo "7. five ages, without and with   -> $out/without-lora.png, $out/with-lora.png"
-at_five_ages "$out/without-lora.png"
-at_five_ages "$out/with-lora.png" --lora "$out/lora"
-echo "done. before.png and after.png: rows are the ages 4, 12, 30, 50, 65 and 82, columns are people."
-echo "without-lora.png and with-lora.png: rows are the ages 8, 20, 35, 55 and 75; person.png is who it should be."
+of_the_person "$out/without-lora.png"
+of_the_person "$out/with-lora.png" --lora "$out/lora"
+echo "done. before.png and after.png: rows are the ages 10, 20, 30, 40, 50 and 70, columns are people."
+echo "without-lora.png and with-lora.png: rows are the ages 10, 20, 30, 50 and 70; person.png is who it should be."
