@@ -123,8 +123,8 @@ static ag_status write_result(ag_ctx *ctx, const options *o, const data_image *i
 static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
 {
     const options *o = memory;
-    const pipe_source source = {.model = o->model, .revision = o->revision, .variant = o->variant,
-                                .tokenizer_name = o->tokenizer_name};
+    pipe_source source = {.model = o->model, .revision = o->revision, .variant = o->variant,
+                          .tokenizer_name = o->tokenizer_name};
     const int64_t n = o->prompts.n * o->num_images;
     const ag_dtype compute = train_compute_dtype(ctx, o->precision);
     const edit_generate_options generate = {.prompts = o->prompts.items, .n_prompts = o->prompts.n,
@@ -139,6 +139,10 @@ static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
     data_image *images;
 
     (void)parsed;
+    if (o->loras.n == 0 && compute != AG_F32) { /* adapters are merged into f32; what stays is rounded once for all */
+        source.half_parts = PIPE_UNET | (generate.vae_compute == compute ? PIPE_VAE : 0);
+        source.half_dtype = compute;
+    }
     if (ag_status_of(ctx) != AG_OK || cli_check_output(ctx, o->output) != AG_OK ||
         (o->pictures && data_folder_make(ctx, o->pictures) != AG_OK) ||
         pipe_open(&model, ctx, &source, PIPE_ALL) != AG_OK)

@@ -165,7 +165,7 @@ stage_report() {
     } >"$base.md"
     {
         printf '{"date": "%s",\n "machine": %s,\n "tests": ' "$(date -u +%Y-%m-%d)" \
-            "$(quoted "$(tr '\n' ';' <"$out/machine.txt" 2>/dev/null)")"
+            "$(quoted "$(cat "$out/machine.txt" 2>/dev/null | tr '\n' ';')")"
         lines_as_array "$out/tests.jsonl"
         printf ', "sanitizer": '
         lines_as_array "$out/sanitizer.jsonl"
