@@ -11,13 +11,23 @@ ag_device check_device(void)
     return name && strcmp(name, "cuda") == 0 ? AG_CUDA : AG_CPU;
 }
 
-ag_ctx *check_ctx_on(ag_device device)
+static ag_ctx *new_ctx(ag_device device, int n_threads)
 {
-    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = device, .stands_for = check_device(), .n_threads = 2});
+    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = device, .stands_for = check_device(), .n_threads = n_threads});
 
     assert_non_null(ctx);
     check_ok(ctx, "a new context");
     return ctx;
+}
+
+ag_ctx *check_ctx_on(ag_device device)
+{
+    return new_ctx(device, 2);
+}
+
+ag_ctx *check_small_ctx(ag_device device)
+{
+    return new_ctx(device, 1);
 }
 
 ag_ctx *check_ctx(void)

@@ -24,6 +24,8 @@ ag_device check_device(void);
  * ag_ctx_free(). */
 ag_ctx *check_ctx(void);
 ag_ctx *check_ctx_on(ag_device device);
+/* One of one thread: of small models more would do nothing but wait for each other. */
+ag_ctx *check_small_ctx(ag_device device);
 
 /* The context has not failed; else the test fails with its message. */
 void check_ok(const ag_ctx *ctx, const char *what);

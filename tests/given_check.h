@@ -12,14 +12,9 @@
 
 enum { GIVEN_TOKENS = 77 };
 
-/* One thread: the models are so small that threads would do nothing but wait for each other. */
 static inline ag_ctx *one_thread(void)
 {
-    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = AG_CPU, .n_threads = 1});
-
-    assert_non_null(ctx);
-    check_ok(ctx, "a new context");
-    return ctx;
+    return check_small_ctx(check_device());
 }
 
 typedef enum shape { SD1, SD2, FOUR } shape;
@@ -34,7 +29,13 @@ typedef struct given_case {
     train_options options; /* fields that are 0 have the defaults of options_of() */
     bool no_clip;
     double way; /* how far a tensor's way may be off; 0: 2e-3 */
+    bool on_host; /* differs from another case in what the host computes: run on the CPU alone */
 } given_case;
+
+static inline bool is_due(const given_case *c)
+{
+    return check_device() == AG_CPU || !c->on_host;
+}
 
 static inline train_options options_of(const given_case *c)
 {

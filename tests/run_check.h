@@ -22,13 +22,11 @@ typedef ag_status (*trainer)(ag_ctx *ctx, const train_options *options, json_t *
 
 /* --- the ground every run stands on ----------------------------------------------------------- */
 
+/* Of the parent of all runs. A device that was opened before a fork is of no use after it, so the runs alone, in
+ * their children, are on the device under test. */
 static inline ag_ctx *one_thread(void)
 {
-    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = AG_CPU, .n_threads = 1});
-
-    assert_non_null(ctx);
-    check_ok(ctx, "a new context");
-    return ctx;
+    return check_small_ctx(AG_CPU);
 }
 
 static inline void make_model(ag_ctx *ctx)
@@ -205,7 +203,7 @@ static inline pid_t start_with(trainer train, const train_options *options)
 
     assert_true(child >= 0);
     if (child == 0) {
-        ag_ctx *ctx = one_thread();
+        ag_ctx *ctx = check_small_ctx(check_device());
         json_t *config = json_pack("{s:I}", "seed", (json_int_t)options->seed);
         const ag_status status = train(ctx, options, config);
         if (status != AG_OK)

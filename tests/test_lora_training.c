@@ -11,10 +11,10 @@ enum { K = 20 };
 
 static const given_case CASES[] = {
     {.name = "plain", .rows = 2, .options = {.rank = 4}},
-    {.name = "prior",
+    {.name = "prior", .on_host = true,
      .rows = 4,
      .options = {.rank = 4, .train_text_encoder = true, .with_prior_preservation = true, .prior_loss_weight = 0.7}},
-    {.name = "selfage",
+    {.name = "selfage", .on_host = true,
      .rows = 6,
      .options = {.rank = 4, .train_text_encoder = true, .with_prior_preservation = true, .prior_loss_weight = 1.0,
                  .contrast_weight = 0.1}},
@@ -24,20 +24,20 @@ static const given_case CASES[] = {
                  .contrast_weight = 0.1, .optimizer = OPT_RANGER, .ranger_alpha = 0.5, .ranger_k = 6,
                  .ranger_use_gc = true, .adam_weight_decay = 1e-2, .adam_beta1 = 0.95, .adam_beta2 = 0.999,
                  .adam_epsilon = 1e-5}},
-    {.name = "snr",
+    {.name = "snr", .on_host = true,
      .rows = 4,
      .prediction = DATA_V_PREDICTION,
      .options = {.rank = 4, .train_text_encoder = true, .with_prior_preservation = true, .prior_loss_weight = 1.0,
                  .contrast_weight = 0.1, .snr_gamma = 5.0}},
-    {.name = "frozen",
+    {.name = "frozen", .on_host = true,
      .rows = 4,
      .options = {.rank = 4, .train_text_encoder = true, .with_prior_preservation = true, .prior_loss_weight = 0.5,
                  .prior_target = TRAIN_PRIOR_MODEL}},
-    {.name = "text_lr",
+    {.name = "text_lr", .on_host = true,
      .rows = 4,
      .options = {.rank = 4, .train_text_encoder = true, .with_prior_preservation = true, .prior_loss_weight = 1.0,
                  .text_encoder_lr = 2e-4, .lr_scheduler = OPT_LINEAR}},
-    {.name = "rslora",
+    {.name = "rslora", .on_host = true,
      .rows = 4,
      .options = {.rank = 3, .lora_alpha = 5, .use_rslora = true, .train_text_encoder = true,
                  .with_prior_preservation = true, .prior_loss_weight = 1.0, .lr_scheduler = OPT_COSINE,
@@ -185,7 +185,8 @@ static void test_trajectories(void **state)
     data_weights_open(&golden, ctx, "tests/golden/personalize.safetensors");
     check_ok(ctx, "golden values");
     for (int i = 0; i < N_CASES; i++)
-        check_case(&CASES[i], folder);
+        if (is_due(&CASES[i]))
+            check_case(&CASES[i], folder);
     data_weights_close(golden);
     check_remove(folder);
     ag_ctx_free(ctx);

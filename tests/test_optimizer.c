@@ -6,6 +6,9 @@
 #include "autograd/grad.h"
 #include "autograd/ops.h"
 #include "optim/optimizer.h"
+#include "tests/cuda_host/cuda_host.h"
+
+#pragma weak cuda_host_count
 
 static ag_tensor *model_tensor(ag_ctx *ctx, int n_dims, const int64_t *dims, const float *values)
 {
@@ -245,6 +248,53 @@ static void test_clipping(void **state)
     ag_ctx_free(ctx);
 }
 
+/* However many tensors there are, an update of AdamW is a few kernels and waits once, for what it saw. */
+static void test_launches(void **state)
+{
+    enum { T = 200 };
+    static const int64_t dims[] = {3, 7};
+    const opt_config config = opt_defaults(OPT_ADAMW);
+    const char *names[T];
+    ag_ctx *ctx;
+    ag_tensor *params[T], *grads[T];
+    opt_optimizer *opt = NULL;
+    opt_ema *ema = NULL;
+    long kernels, waits;
+
+    (void)state;
+    if (!cuda_host_count || check_device() != AG_CUDA) {
+        print_message("SKIP counting launches: there are no stand-ins to count them\n");
+        return;
+    }
+    ctx = check_ctx();
+    for (int t = 0; t < T; t++) {
+        params[t] = ag_full(ctx, AG_MODEL, 1.0, 2, dims);
+        grads[t] = ag_full(ctx, AG_MODEL, 0.5, 2, dims);
+        names[t] = "p";
+    }
+    opt_new(&opt, ctx, &config, &(opt_params){.n = T, .tensors = params, .names = names});
+    opt_ema_new(&ema, ctx, params, T, 0.9);
+    look_at(ctx, opt, grads, 1.0, 1.0);
+    kernels = cuda_host_count(CUDA_HOST_KERNELS);
+    waits = cuda_host_count(CUDA_HOST_WAITS);
+    look_at(ctx, opt, grads, 1.0, 1.0);
+    opt_ema_update(ctx, ema, 2);
+    ag_bundle_begin(ctx);
+    for (int t = 0; t < T; t++)
+        ag_fill_(ctx, grads[t], 0.0);
+    ag_bundle_end(ctx);
+    kernels = cuda_host_count(CUDA_HOST_KERNELS) - kernels;
+    assert_int_equal(kernels, 6); /* squares, their sums, the factor, AdamW, the average, zeros */
+    assert_true(cuda_host_count(CUDA_HOST_WAITS) - waits <= 2); /* one read: its copy, and what went wrong */
+    opt_ema_free(ema);
+    opt_free(opt);
+    for (int t = 0; t < T; t++) {
+        ag_release(params[t]);
+        ag_release(grads[t]);
+    }
+    ag_ctx_free(ctx);
+}
+
 static void test_average(void **state)
 {
     const int64_t updates[] = {1, 2, 3, 10, 100, 1000};
@@ -320,6 +370,7 @@ int main(void)
         cmocka_unit_test(test_adamw_numbers), cmocka_unit_test(test_adamw_definition),
         cmocka_unit_test(test_norm),          cmocka_unit_test(test_norm_of_equals),
         cmocka_unit_test(test_clipping),
+        cmocka_unit_test(test_launches),
         cmocka_unit_test(test_average),       cmocka_unit_test(test_refused_memory),
     };
 

@@ -13,6 +13,10 @@
 
 #include <sys/mman.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 #include "cuda_host.h"
 
 thread_local uint3 threadIdx, blockIdx;
@@ -47,7 +51,7 @@ __asm__(".text\n"
         "  ret\n"
         ".size cuda_host_switch, .-cuda_host_switch\n");
 
-void switch_to(context *save, context *load) { cuda_host_switch(save, *load); }
+void switch_stacks(context *save, context *load) { cuda_host_switch(save, *load); }
 
 void prepare(context *c, char *stack)
 {
@@ -64,7 +68,7 @@ void prepare(context *c, char *stack)
 
 typedef ucontext_t context;
 
-void switch_to(context *save, context *load) { swapcontext(save, load); }
+void switch_stacks(context *save, context *load) { swapcontext(save, load); }
 
 void prepare(context *c, char *stack)
 {
@@ -77,10 +81,30 @@ void prepare(context *c, char *stack)
 
 #endif
 
+/* A stack and where it was left. The address sanitizer is told when another one is taken. */
 struct fiber {
     context at;
-    int thread;
+    const void *bottom;
+    size_t bytes;
+    void *shadow; /* the sanitizer's */
 };
+
+#if defined(__SANITIZE_ADDRESS__)
+void arrived(fiber *self, fiber *from)
+{
+    __sanitizer_finish_switch_fiber(self->shadow, from ? &from->bottom : nullptr, from ? &from->bytes : nullptr);
+}
+
+void switch_to(fiber *from, fiber *to)
+{
+    __sanitizer_start_switch_fiber(&from->shadow, to->bottom, to->bytes);
+    switch_stacks(&from->at, &to->at);
+    arrived(from, nullptr);
+}
+#else
+void arrived(fiber *, fiber *) {}
+void switch_to(fiber *from, fiber *to) { switch_stacks(&from->at, &to->at); }
+#endif
 
 /* --- the block that this thread of the machine runs ------------------------------------------- */
 
@@ -115,7 +139,7 @@ struct block {
     std::vector<warp> warps;
     std::vector<int> ready; /* from the back */
     std::vector<fiber *> spare;
-    context scheduler;
+    fiber scheduler;
     int current, n_waiting;
     unsigned meeting;
     std::vector<shared_piece> shared;
@@ -137,13 +161,14 @@ block *block_of_this_thread()
 
 void fiber_main()
 {
+    arrived(running->threads[running->current].own, &running->scheduler);
     for (;;) {
         block *b = running;
         cuda_thread *t = &b->threads[b->current];
         (*b->body)();
         t->now = RETURNED;
         b->spare.push_back(t->own);
-        switch_to(&t->own->at, &b->scheduler);
+        switch_to(t->own, &b->scheduler);
     }
 }
 
@@ -156,6 +181,8 @@ fiber *take_fiber(block *b)
         if (stack == MAP_FAILED)
             cuda_host_die("no memory for the stack of a thread");
         f = new fiber();
+        f->bottom = stack;
+        f->bytes = STACK_BYTES;
         prepare(&f->at, static_cast<char *>(stack));
         return f;
     }
@@ -172,7 +199,7 @@ void wait_here(state why)
     const int self = b->current;
 
     t->now = why;
-    switch_to(&t->own->at, &b->scheduler);
+    switch_to(t->own, &b->scheduler);
     b->current = self;
     threadIdx = t->index;
 }
@@ -234,7 +261,7 @@ void run_block(block *b)
             t->own = take_fiber(b);
         t->now = READY;
         threadIdx = t->index;
-        switch_to(&b->scheduler, &t->own->at);
+        switch_to(&b->scheduler, t->own);
         left -= t->now == RETURNED;
     }
 }
