@@ -59,8 +59,8 @@ HOST     := $(OUT)/cuda-host
 HOST_OBJ := $(patsubst %,$(HOST)/%.o,$(filter-out autograd/cuda/library.c,$(CUDA_SRC))) $(patsubst %,$(HOST)/%.o,$(sort $(wildcard tests/cuda_host/*.cc)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 # What `make test DEVICE=cuda` runs: on the GPU where there is one, else on the stand-ins.
-CUDA_TEST_NAMES := test_ops test_ops_state test_gpu test_tape test_replay test_r1 test_optimizer \
-  test_optimizer_rules test_nn_clip test_nn_params test_nn_vae test_nn_expected test_nn_unet test_train_state \
+CUDA_TEST_NAMES := test_ops test_ops_state test_gpu test_tape test_cuda_capture test_replay test_r1 \
+  test_optimizer test_optimizer_rules test_nn_clip test_nn_params test_nn_vae test_nn_expected test_nn_unet test_train_state \
   test_lora_training test_train_replay test_device_errors test_specialize test_personalize
 ifneq ($(wildcard /dev/nvidia0),)
 CUDA_TESTS := $(CUDA_TEST_NAMES:%=$(OUT)/tests/%)

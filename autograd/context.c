@@ -379,9 +379,11 @@ void ag_bytes_reset_peak(ag_ctx *ctx)
 void ag_trim(ag_ctx *ctx)
 {
     for (int h = 0; h < AG_N_HEAPS; h++) {
-        if (ctx->heap[h])
-            ag_heap_trim(ctx->heap[h]);
-        if (ctx->arena[h] && ctx->n_graphs == 0)
-            ag_heap_trim(ctx->arena[h]);
+        ag_heap *const arena = ctx->in_arena ? ctx->heap[h] : ctx->arena[h];
+        ag_heap *const heap = ctx->in_arena && ctx->arena[h] ? ctx->arena[h] : ctx->heap[h];
+        if (heap)
+            ag_heap_trim(heap);
+        if (arena && arena != heap && ctx->n_graphs == 0)
+            ag_heap_trim(arena);
     }
 }

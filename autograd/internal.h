@@ -112,7 +112,7 @@ struct ag_ctx {
     ag_heap *arena[AG_N_HEAPS]; /* changed with heap[] while a repeated step is run or recorded */
     int n_replays, n_graphs;    /* that use the arena; that hold addresses in it */
     uint64_t n_stale;           /* tensors that a graph knew and that were let go */
-    bool is_recorded;           /* what is queued goes into a graph */
+    bool in_arena, is_recorded; /* they are changed; what is queued goes into a graph */
 };
 
 /* Host records; give() takes the size that take() was called with. */

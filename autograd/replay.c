@@ -73,6 +73,15 @@ static void swap_heaps(ag_ctx *ctx)
             ctx->heap[h] = ctx->arena[h];
             ctx->arena[h] = heap;
         }
+    ctx->in_arena = !ctx->in_arena;
+}
+
+/* Leave the arena, in which nothing may be left. `before`: bytes of steps in use when it was entered. */
+static void leave_arena(ag_ctx *ctx, size_t before)
+{
+    swap_heaps(ctx);
+    if (ctx->now[AG_STEP] != before)
+        ag_fail(ctx, AG_EINVAL, "a repeated step kept %zu bytes of what it made", ctx->now[AG_STEP] - before);
 }
 
 /* --- entries ------------------------------------------------------------------------------------ */
@@ -203,9 +212,7 @@ static void call(ag_replay *r, entry *e, const ag_replay_work *work)
     if (ctx->status == AG_OK)
         keep_outputs(ctx, e, made, work->n_out);
     ag_scope_close(ctx, scope, NULL);
-    swap_heaps(ctx);
-    if (ctx->now[AG_STEP] != before)
-        ag_fail(ctx, AG_EINVAL, "a repeated step kept %zu bytes of what it made", ctx->now[AG_STEP] - before);
+    leave_arena(ctx, before);
 }
 
 /* Record the function; false, and nothing has failed, where that cannot be. */
@@ -270,6 +277,22 @@ ag_status ag_replay_run(ag_replay *r, const ag_replay_work *work, ag_tensor **ou
         return ctx->status;
     for (int i = 0; i < work->n_out; i++)
         out[i] = ag_pool_add(ctx, ag_retain(e->out[i]));
+    return ctx->status;
+}
+
+ag_status ag_replay_beside(ag_replay *r, ag_status (*fn)(ag_ctx *ctx, void *user), void *user)
+{
+    ag_ctx *ctx = r->ctx;
+    const size_t before = ctx->now[AG_STEP];
+    ag_scope scope;
+
+    if (!r->entries || ctx->status != AG_OK)
+        return ctx->status == AG_OK ? fn(ctx, user) : ctx->status;
+    scope = ag_scope_open(ctx);
+    swap_heaps(ctx);
+    fn(ctx, user);
+    ag_scope_close(ctx, scope, NULL);
+    leave_arena(ctx, before);
     return ctx->status;
 }
 

@@ -52,6 +52,10 @@ typedef struct ag_replay_work {
 /* Do it. out[i] belongs to the open scope; it holds its values until the next run. */
 ag_status ag_replay_run(ag_replay *replay, const ag_replay_work *work, ag_tensor **out);
 
+/* Do work of another kind, run as it is, in the arena's memory, which is free between repeated steps: so a pass that
+ * takes much needs none beside theirs. It may read and write as it likes, but not keep what it made (AG_EINVAL). */
+ag_status ag_replay_beside(ag_replay *replay, ag_status (*fn)(ag_ctx *ctx, void *user), void *user);
+
 /* How often work ran as it is, was recorded, repeated; graphs that went; recordings that were given up. */
 typedef struct ag_replay_counts {
     int64_t plain, recorded, repeated, dropped, given_up;

@@ -379,6 +379,83 @@ static void test_observed_steps_run_as_they_are(void **state)
     ag_ctx_free(ctx);
 }
 
+/* --- beside repeated steps ------------------------------------------------------------------------ */
+
+enum { LARGE = 1 << 16 };
+
+static ag_status beside(ag_ctx *ctx, void *user)
+{
+    float *sum = user;
+    ag_tensor *t = ag_full(ctx, AG_STEP, 0.5, 1, DIMS(LARGE));
+
+    for (int i = 0; i < 3; i++)
+        t = ag_scale(ctx, t, 2.0);
+    t = ag_mean(ctx, t, AG_ALL_AXES, false);
+    return t ? ag_read(ctx, t, sum, sizeof *sum) : ag_status_of(ctx);
+}
+
+/* Of more memory than a device gives at a time. */
+static void large(ag_ctx *ctx, void *user, ag_tensor *const *in, ag_tensor **out)
+{
+    ag_tensor *t = ag_broadcast(ctx, in[0], 1, DIMS(LARGE));
+
+    (void)user;
+    for (int i = 0; i < 3; i++)
+        t = ag_scale(ctx, t, 2.0);
+    out[0] = ag_mean(ctx, t, AG_ALL_AXES, false);
+}
+
+static void run_large(net *n, float value)
+{
+    const ag_scope scope = ag_scope_open(n->ctx);
+    ag_tensor *in = ag_full(n->ctx, AG_STEP, value, 1, DIMS(1)), *out;
+    float got = NAN;
+
+    ag_replay_run(n->replay, &(ag_replay_work){.kind = 2, .fn = large, .in = &in, .n_in = 1, .n_out = 1}, &out);
+    ag_read(n->ctx, out, &got, sizeof got);
+    assert_true(got == 8.0f * value);
+    ag_scope_close(n->ctx, scope, NULL);
+}
+
+static ag_status keeps(ag_ctx *ctx, void *user)
+{
+    *(ag_tensor **)user = ag_retain(ag_full(ctx, AG_STEP, 1.0, 0, NULL));
+    return ag_status_of(ctx);
+}
+
+/* Other work between repeated steps, in their memory, and steps go on with the same bits. */
+static void test_beside(void **state)
+{
+    static trace want;
+    ag_ctx *ctx = check_ctx();
+    float got[WIDE * WIDE];
+    ag_tensor *kept = NULL;
+    net n;
+
+    (void)state;
+    train(&want, NULL, 2);
+    net_new(&n, ctx, NULL);
+    for (int64_t k = 0; k < STEPS; k++) {
+        float sum = 0.0f;
+        one_step(&n, k, 2, NULL);
+        run_large(&n, (float)k);
+        ag_replay_beside(n.replay, beside, &sum);
+        ag_trim(ctx);
+        check_ok(ctx, "beside");
+        assert_true(sum == 4.0f);
+    }
+    ag_read(ctx, n.params[0], got, sizeof got);
+    check_ok(ctx, "reading");
+    assert_memory_equal(got, want.params[0], sizeof got);
+    ag_replay_beside(n.replay, keeps, &kept);
+    if (ag_ctx_device(ctx) == AG_CUDA)
+        check_failed(ctx, AG_EINVAL, "a tensor that is kept");
+    check_ok(ctx, "a tensor that is kept");
+    ag_release(kept);
+    net_free(&n);
+    ag_ctx_free(ctx);
+}
+
 /* --- waiting and taking -------------------------------------------------------------------------- */
 
 static void test_steady_steps_wait_for_nothing(void **state)
@@ -553,6 +630,7 @@ int main(void)
         cmocka_unit_test(test_kept_tensors_are_refused),
         cmocka_unit_test(test_stale_graphs_are_recorded_anew),
         cmocka_unit_test(test_observed_steps_run_as_they_are),
+        cmocka_unit_test(test_beside),
         cmocka_unit_test(test_steady_steps_wait_for_nothing),
         cmocka_unit_test(test_many_writes),
         cmocka_unit_test(test_mail),

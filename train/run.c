@@ -227,6 +227,7 @@ typedef struct again {
     const train_moment *moment;
     int64_t micro;
     int64_t row; /* the first whose loss is not finite; -1: none */
+    char what[512];
 } again;
 
 static ag_tensor *loss_again(ag_ctx *ctx, void *user)
@@ -262,18 +263,26 @@ static void rewind_draws(const run *r, const train_moment *moment, int64_t micro
     }
 }
 
+static ag_status find(ag_ctx *ctx, void *user)
+{
+    again *m = user;
+
+    rewind_draws(m->r, m->moment, m->micro);
+    train_find_nonfinite(ctx, loss_again, m, m->what, sizeof m->what);
+    return ag_status_of(ctx);
+}
+
 /* Say which row and which tensor made a loss that is not finite. Nothing has changed since it was computed. */
 static ag_status blame(const run *r, const train_moment *moment, int64_t micro)
 {
     again m = {.r = r, .moment = moment, .micro = micro, .row = -1};
-    char who[512] = "no single row", what[512];
+    char who[512] = "no single row";
 
-    rewind_draws(r, moment, micro);
-    train_find_nonfinite(r->ctx, loss_again, &m, what, sizeof what);
+    ag_replay_beside(r->state->replay, find, &m);
     if (m.row >= 0)
         r->method->row_name(r->method->user, moment, micro, m.row, who, sizeof who);
     return ag_fail(r->ctx, AG_ENUMERIC, "update %lld: the loss of %s is not finite; first seen in %s",
-                   (long long)moment->update + 1, who, what);
+                   (long long)moment->update + 1, who, m.what);
 }
 
 /* A short tail of an epoch is divided by the full number all the same. */
@@ -352,11 +361,23 @@ static bool is_due(const run *r, int64_t every)
     return every > 0 && r->state->update % every == 0;
 }
 
+typedef struct validation {
+    const run *r;
+    bool is_end;
+} validation;
+
+static ag_status do_validate(ag_ctx *ctx, void *user)
+{
+    const validation *v = user;
+
+    return v->r->method->validate(ctx, v->r->method->user, v->r->log, v->r->state->update, v->is_end);
+}
+
 static ag_status validate(run *r, bool is_end)
 {
-    const train_method *m = r->method;
+    validation v = {.r = r, .is_end = is_end};
 
-    return m->validate ? m->validate(r->ctx, m->user, r->log, r->state->update, is_end) : AG_OK;
+    return r->method->validate ? ag_replay_beside(r->state->replay, do_validate, &v) : AG_OK;
 }
 
 /* With a checkpoint, unless it has just been written. */
