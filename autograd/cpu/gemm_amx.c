@@ -19,6 +19,7 @@ enum {
     TURNED_B_BYTES = 640 << 10, /* of a turned product, whose rows come from memory but once */
     TURNED_C_BYTES = 800 << 10,
     TURNED_TASKS = 2,           /* a thread, while B need not be packed again for each */
+    STREAM_NUMBERS = 4 << 20,   /* of a C that no cache keeps for who reads it next */
     DOWN_AHEAD = 16, /* rows to fetch before they are packed */
     ACROSS_AHEAD = 64 /* numbers of each row */
 };
@@ -160,6 +161,7 @@ AMX_INLINE void store_row(const gemm_amx_job *job, void *row, int64_t col, int64
 {
     const __mmask16 m0 = first_of(n), m1 = first_of(n - AMX_SIDE);
     const char *plus = job->plus ? job->plus + ((char *)row - job->c) : NULL;
+    const bool stream = job->m * job->n > STREAM_NUMBERS;
 
     if (job->c_type == AG_F32) {
         float *dst = (float *)row + col;
@@ -177,7 +179,10 @@ AMX_INLINE void store_row(const gemm_amx_job *job, void *row, int64_t col, int64
             low = _mm512_add_ps(low, amx_widen(_mm256_maskz_loadu_epi16(m0, from)));
             high = _mm512_add_ps(high, amx_widen(_mm256_maskz_loadu_epi16(m1, from + AMX_SIDE)));
         }
-        _mm512_mask_storeu_epi16(dst, (__mmask32)m1 << 16 | m0, amx_round_pair(low, high));
+        if (stream && m1 == 0xffff && (uintptr_t)dst % 64 == 0)
+            _mm512_stream_si512((void *)dst, amx_round_pair(low, high));
+        else
+            _mm512_mask_storeu_epi16(dst, (__mmask32)m1 << 16 | m0, amx_round_pair(low, high));
     }
 }
 
@@ -411,6 +416,7 @@ void gemm_amx_run(const gemm_amx_job *job, void *scratch, int n_threads)
         for (int64_t t = 0; t < p.n_rows * p.n_columns; t++)
             run_task(&w, t % p.n_rows, t / p.n_rows);
         amx_end();
+        _mm_sfence();
     }
 }
 
