@@ -122,7 +122,7 @@ $(BUILD)/gpu-kit.tar.xz: $(BUILD)/agewright $(CUDA_TEST_NAMES:%=$(OUT)/tests/%)
 	@[ -n "$(NVCC)" ] || { echo "the kit needs nvcc" >&2; exit 1; }
 	@scripts/gpu_kit.sh $@ $(OUT)/agewright $(CUDA_TEST_NAMES:%=$(OUT)/tests/%)
 
-bench: all ## measure the full-size model, beside PyTorch where it is installed (ROWS=a,b)
+bench: all ## measure the full-size model, beside PyTorch and OpenVINO where installed (ROWS=a,b@256,c@512x4,d/1)
 	@scripts/bench.sh $(BUILD)/agewright $(BUILD)/bench.json "$(ROWS)"
 
 fuzz: ## run every reader's fuzz target (FUZZ_RUNS inputs each; clang)

@@ -77,7 +77,7 @@ static bool run_onednn(run *r)
     cpu_onednn *library = cpu_state_onednn(r->state);
     switch (r->pass) {
     case CPU_CONV_FORWARD:
-        return cpu_onednn_run(library, r->plan, r->y, r->x, r->w, r->b, NULL, r->scratch);
+        return cpu_onednn_run(library, r->plan, r->y, r->x, r->w, r->b, r->scratch);
     case CPU_CONV_BACKWARD_DATA:
         return cpu_onednn_run(library, r->plan, r->x, r->y, r->w, NULL, r->scratch);
     case CPU_CONV_BACKWARD_WEIGHTS:

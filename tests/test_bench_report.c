@@ -3,10 +3,32 @@
 
 #include "cli/bench.h"
 #include "data/json.h"
+#include "data/text_file.h"
 
 #define LINE(side, row, px, seconds, gb)                                                                     \
     "{\"side\": \"" side "\", \"row\": \"" row "\", \"px\": " px ", \"batch\": 1, \"threads\": 2, \"dtype\": " \
     "\"f32\", \"seconds\": " seconds ", \"gb\": " gb ", \"cpu_s\": 1.0}\n"
+
+/* The same of row a at 512, with the slowest round. */
+#define SPREAD(side, seconds, worst, gb)                                                                        \
+    "{\"side\": \"" side "\", \"row\": \"a\", \"px\": 512, \"batch\": 1, \"threads\": 2, \"dtype\": "        \
+    "\"f32\", \"seconds\": " seconds ", \"worst_s\": " worst ", \"gb\": " gb "}\n"
+
+/* Two bars, as there are two pairs. */
+static void check_picture(ag_ctx *ctx, const char *path)
+{
+    char *text = NULL;
+    size_t size;
+    int n = 0;
+
+    check_ok(ctx, data_file_read(&text, &size, ctx, path, 1 << 20));
+    for (const char *at = text; (at = strstr(at, "height=\"16\"")); at++)
+        n++;
+    assert_int_equal(n, 2);
+    assert_non_null(strstr(text, "a 512 px, batch 1, 2 threads / Q 2"));
+    assert_non_null(strstr(text, "</svg>"));
+    ag_delete(text);
+}
 
 static void check_row(const json_t *rows, size_t i, const char *row, int px, double ours, const char *peer,
                       double peer_s, double peer_gb)
@@ -33,8 +55,8 @@ static void check_row(const json_t *rows, size_t i, const char *row, int px, dou
 
 static void test_pairs(void **state)
 {
-    const char *const lines = LINE("ours", "a", "512", "2.0", "4.5") LINE("P 1", "a", "512", "3.0", "6.5")
-                            LINE("Q 2", "a", "512", "4.0", "7.5") LINE("ours", "a", "256", "1.0", "4.5")
+    const char *const lines = SPREAD("ours", "2.0", "3.0", "4.5") LINE("P 1", "a", "512", "3.0", "6.5")
+                            SPREAD("Q 2", "4.0", "8.0", "7.5") LINE("ours", "a", "256", "1.0", "4.5")
                                 LINE("P 1", "b", "512", "9.0", "9.5");
     char *folder = check_folder_new();
     const char *in = check_path(folder, "bench.jsonl"), *out = check_path(folder, "bench.json");
@@ -49,6 +71,11 @@ static void test_pairs(void **state)
     check_row(rows, 0, "a", 512, 2.0, "P 1", 3.0, 6.5); /* one row a peer */
     check_row(rows, 1, "a", 512, 2.0, "Q 2", 4.0, 7.5);
     check_row(rows, 2, "a", 256, 1.0, NULL, 0.0, 0.0); /* of another size: nobody's peer */
+    assert_true(json_is_null(json_object_get(json_array_get(rows, 2), "ratio")));
+    assert_true(json_real_value(json_object_get(json_array_get(rows, 1), "ratio")) == 0.5);
+    assert_true(json_real_value(json_object_get(json_array_get(rows, 1), "ratio_low")) == 0.25);
+    assert_true(json_real_value(json_object_get(json_array_get(rows, 1), "ratio_high")) == 0.75);
+    check_picture(ctx, check_path(folder, "bench.svg"));
     json_decref(rows);
     ag_ctx_free(ctx);
     check_folder_remove(folder);
