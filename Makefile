@@ -38,12 +38,15 @@ LIB_SRC := $(sort $(wildcard autograd/*.c autograd/ops/*.c autograd/cpu/*.c nn/*
              pipeline/*.c edit/*.c train/*.c))
 # The CUDA back end, or what stands in its place. cudart is linked statically and looks for the driver when
 # a device is asked for, so a program with CUDA runs on machines without.
-CUDA_SRC := $(sort $(filter-out autograd/cuda/absent.c,$(wildcard autograd/cuda/*.c autograd/cuda/*.cu)))
+CUDA_SRC := $(sort $(filter-out autograd/cuda/%absent.c,$(wildcard autograd/cuda/*.c autograd/cuda/*.cu)))
 ifneq ($(NVCC),)
 CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
              -gencode arch=compute_90,code=compute_90
-LIB_SRC += $(CUDA_SRC)
+# cuDNN comes apart from the toolkit: its headers are wanted here, the library where the program runs.
+CUDNN    ?= $(firstword $(wildcard $(CUDA_HOME)/include/cudnn_graph.h /usr/include/cudnn_graph.h \
+              /usr/include/*/cudnn_graph.h /usr/local/include/cudnn_graph.h))
+LIB_SRC += $(if $(CUDNN),$(CUDA_SRC),$(filter-out autograd/cuda/dnn%,$(CUDA_SRC)) autograd/cuda/dnn_absent.c)
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lpthread
 else
 LIB_SRC += autograd/cuda/absent.c
@@ -66,7 +69,9 @@ ifneq ($(wildcard /dev/nvidia0),)
 CUDA_TESTS := $(CUDA_TEST_NAMES:%=$(OUT)/tests/%)
 CUDA_PROGRAM := $(BUILD)/agewright
 else
-CUDA_TESTS := $(CUDA_TEST_NAMES:%=$(HOST)/tests/%)
+CUDA_TESTS := $(CUDA_TEST_NAMES:%=$(HOST)/tests/%) $(HOST)/tests/cuda_host/test_cudnn
+# Once more without a library each, for what runs in its place.
+CUDA_WITHOUT := $(patsubst %,CUDA_HOST_WITHOUT=%:$(HOST)/tests/test_ops,libcudnn libcublasLt)
 CUDA_PROGRAM := $(BUILD)/agewright-cuda-host
 endif
 FUZZ_RUNS ?= 1000000
@@ -81,7 +86,7 @@ setup: ## install what is missing (Debian packages)
 	@scripts/install_dependencies.sh
 
 found: ## say what was found on this machine
-	@echo "mode $(MODE)   compiler $(CC)   nvcc $(or $(NVCC),none)   mpicc $(or $(MPICC),none)   clang $(or $(CLANG),none)"
+	@echo "mode $(MODE)   compiler $(CC)   nvcc $(or $(NVCC),none)   cudnn $(or $(CUDNN),none)   mpicc $(or $(MPICC),none)   clang $(or $(CLANG),none)"
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -112,7 +117,7 @@ run-tests run-tests-cpu: $(TESTS) $(BUILD)/agewright
 	@tests/run.sh $(BUILD)/agewright $(TESTS)
 
 run-tests-cuda: $(CUDA_TESTS) $(CUDA_PROGRAM)
-	@AG_TEST_DEVICE=cuda tests/run.sh $(CUDA_PROGRAM) $(CUDA_TESTS)
+	@AG_TEST_DEVICE=cuda tests/run.sh $(CUDA_PROGRAM) $(CUDA_TESTS) $(CUDA_WITHOUT)
 
 cuda-host: $(BUILD)/agewright-cuda-host ## the program with --device cuda on stand-ins, without a GPU
 

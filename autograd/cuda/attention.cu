@@ -1,4 +1,5 @@
-/* attention.cu - the CUDA twin of ops/attention.c: flash attention for any element type and heads of up to 512.
+/* attention.cu - the CUDA twin of ops/attention.c: by cuDNN where it takes a call (dnn_attention.h), else flash
+ * attention of our own, for any element type and heads of up to 512.
  *
  * A block has 32 x 8 threads and 32 rows (of queries, or of keys where their gradient is wanted): a warp has four
  * of them and a thread one column of the scores, and every 32nd column of the result. Rows of the other side come
@@ -7,6 +8,7 @@
  *
  * Source  Milakov & Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691.
  */
+#include "autograd/cuda/dnn_attention.h"
 #include "autograd/cuda/reduce.cuh"
 
 enum { TILE = 32, WARPS = 8, OWN = TILE / WARPS, MOST_CHUNKS = 16 };
@@ -303,10 +305,21 @@ static ag_status run_attention(const ag_call *call, const attention_sizes &s)
                        cuda_in(call->in[0]), cuda_in(call->in[1]), cuda_in(call->in[2]), s);
 }
 
+size_t cuda_attention_scratch(const ag_call *call)
+{
+    size_t bytes;
+
+    (void)cuda_dnn_attention_takes(call, &bytes);
+    return bytes;
+}
+
 ag_status cuda_attention(ag_call *call)
 {
     const attention_sizes s = sizes_of(call);
+    size_t bytes;
 
+    if (cuda_dnn_attention_takes(call, &bytes))
+        return cuda_dnn_attention(call);
     return s.d <= 2 * TILE    ? run_attention<2>(call, s)
            : s.d <= 5 * TILE  ? run_attention<5>(call, s)
            : s.d <= 16 * TILE ? run_attention<16>(call, s)
@@ -321,9 +334,20 @@ ag_status cuda_attention_probs(ag_call *call)
                        cuda_in(call->in[0]), cuda_in(call->in[1]), s);
 }
 
-size_t cuda_attention_backward_scratch(const ag_call *call)
+static size_t sums_bytes(const ag_call *call)
 {
     return (size_t)ag_numel(call->in[4]) * sizeof(float);
+}
+
+/* A forecast does not know which way it will go: the larger. */
+size_t cuda_attention_backward_scratch(const ag_call *call)
+{
+    const size_t ours = sums_bytes(call);
+    size_t bytes;
+
+    if (!cuda_dnn_attention_backward_takes(call, &bytes))
+        return ours;
+    return ag_cuda_of(call->ctx)->is_foreseen && ours > bytes ? ours : bytes;
 }
 
 template <int CHUNKS>
@@ -343,9 +367,13 @@ ag_status cuda_attention_backward(ag_call *call)
 {
     const attention_sizes s = sizes_of(call);
     const int64_t heads = s.ld / s.d, rows = ag_dim(call->in[0], 0) * s.tq;
-    float *e = (float *)ag_scratch(call->ctx, cuda_attention_backward_scratch(call));
+    size_t bytes;
     ag_status status;
+    float *e;
 
+    if (cuda_dnn_attention_backward_takes(call, &bytes))
+        return cuda_dnn_attention_backward(call);
+    e = (float *)ag_scratch(call->ctx, sums_bytes(call));
     if (!e)
         return ag_status_of(call->ctx);
     status = cuda_launch_over(call, rows * heads * CUDA_WARP, row_products, e, cuda_in(call->in[3]),

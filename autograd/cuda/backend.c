@@ -57,6 +57,7 @@ static void close_device(ag_cuda *cuda)
     }
     cuda_staging_close(cuda);
     cuda_gemm_state_free(cuda->gemm);
+    cuda_dnn_free(cuda->dnn);
     if (!cuda->is_foreseen) {
         cudaFree(cuda->trouble);
         cudaFreeHost(cuda->trouble_here);

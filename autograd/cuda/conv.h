@@ -14,7 +14,7 @@ extern "C" {
 typedef struct cuda_conv {
     int64_t n, h, w, c;   /* of x */
     int64_t oh, ow, o;    /* of y */
-    int64_t kh, kw, stride, dilation, top, left;
+    int64_t kh, kw, stride, dilation, top, left, bottom, right;
 } cuda_conv;
 
 /* conv_patches.cu. x, y, d are of `type`, f32, bf16 or f16. */

@@ -1,13 +1,15 @@
-/* conv2d.c - the CUDA twin of ops/conv2d.c: convolutions as matrix products.
+/* conv2d.c - the CUDA twin of ops/conv2d.c: convolutions by cuDNN (dnn_conv.h), else as matrix products.
  *
  *   forward           y = patches(x) w^T, by rows of y that fit into a bounded scratch
  *   backward data     for each tap, D w[:,ky,kx,:] added to its place in dx, by pictures
  *   backward weights  dw = D^T patches(x), summed over rows in their order
  *
- * A 1x1 convolution that moves nothing is one product. w is brought to the element type of x once.
+ * A 1x1 convolution that moves nothing is always a product. w is brought to the element type of x once.
  */
 #include "autograd/cuda/conv.h"
+#include "autograd/cuda/dnn_conv.h"
 #include "autograd/cuda/gemm.h"
+#include "autograd/cuda/internal.h"
 #include "autograd/cuda/kernels.h"
 #include "autograd/ops/attrs.h"
 
@@ -54,6 +56,8 @@ static cuda_conv sizes(const op_conv_attr *a, const int64_t *x, const int64_t *w
         .dilation = a->opts.dilation ? a->opts.dilation : 1,
         .top = a->opts.pad_top,
         .left = a->opts.pad_left,
+        .bottom = a->opts.pad_bottom,
+        .right = a->opts.pad_right,
     };
 }
 
@@ -76,18 +80,32 @@ static int64_t patch_of(const cuda_conv *s)
     return s->kh * s->kw * s->c;
 }
 
-/* w in another element type in scratch, where it is needed. */
-static size_t weight_scratch(const ag_tensor *w, ag_dtype type)
+/* Scratch of a call, which takes `bytes` as things are here, and `casts` of them whichever way it is done. A forecast
+ * does not know the way: the larger. */
+static size_t scratch_of(const ag_call *call, const cuda_conv *s, size_t casts, size_t bytes)
 {
-    return ag_dtype_of(w) == type ? 0 : up(ag_numel(w) * (int64_t)ag_dtype_size(type));
+    const bool is_open = ag_cuda_of(call->ctx)->is_foreseen && !is_plain(s);
+
+    return is_open ? larger(bytes, casts + cuda_dnn_conv_scratch(NULL)) : bytes;
 }
 
-static const void *weights(const ag_call *call, const ag_tensor *w, ag_dtype type, void *scratch, ag_status *status)
+/* t (or nothing) in another element type in scratch, where it is needed. */
+static size_t cast_scratch(const ag_tensor *t, ag_dtype type)
 {
-    if (ag_dtype_of(w) == type)
-        return ag_data(w);
-    *status = cuda_cast_values(call, scratch, type, ag_data(w), ag_dtype_of(w), ag_numel(w));
-    return scratch;
+    return !t || ag_dtype_of(t) == type ? 0 : up(ag_numel(t) * (int64_t)ag_dtype_size(type));
+}
+
+/* Where it will be; while scratch is not there yet, where it would be. */
+static const void *place_of(const ag_tensor *t, ag_dtype type, const void *scratch)
+{
+    return !t ? NULL : ag_dtype_of(t) == type ? ag_data(t) : scratch;
+}
+
+static const void *cast_to(const ag_call *call, const ag_tensor *t, ag_dtype type, void *scratch, ag_status *status)
+{
+    if (cast_scratch(t, type) && *status == AG_OK)
+        *status = cuda_cast_values(call, scratch, type, ag_data(t), ag_dtype_of(t), ag_numel(t));
+    return place_of(t, type, scratch);
 }
 
 /* --- forward ---------------------------------------------------------------------------------- */
@@ -95,9 +113,21 @@ static const void *weights(const ag_call *call, const ag_tensor *w, ag_dtype typ
 typedef struct forward_work {
     cuda_conv s;
     ag_dtype type;
-    int64_t rows; /* of one product */
-    size_t w_bytes, patch_bytes, gemm_bytes;
+    const cuda_dnn_plan *plan; /* NULL: products */
+    int64_t rows;              /* of one product */
+    size_t w_bytes, patch_bytes, bias_bytes, work_bytes;
 } forward_work;
+
+static cuda_dnn_conv forward_conv(const ag_call *call, const forward_work *work, const void *w, const void *bias)
+{
+    return (cuda_dnn_conv){.form = CUDA_CONV_FORWARD,
+                           .sizes = work->s,
+                           .type = work->type,
+                           .x = ag_data(call->in[0]),
+                           .w = w,
+                           .y = ag_data(call->out[0]),
+                           .bias = bias};
+}
 
 static cuda_product forward_product(const ag_call *call, const forward_work *work, const void *col, const void *w,
                                     int64_t from, int64_t rows)
@@ -122,17 +152,27 @@ static cuda_product forward_product(const ag_call *call, const forward_work *wor
 
 static forward_work forward_of(const ag_call *call)
 {
-    const ag_tensor *x = call->in[0], *w = call->in[1], *y = call->out[0];
+    const ag_tensor *x = call->in[0], *w = call->in[1], *b = call->in[2], *y = call->out[0];
     forward_work f = {.s = sizes(call->attr, ag_dims(x), ag_dims(w), ag_dims(y)), .type = ag_dtype_of(x)};
     const int64_t row = patch_of(&f.s) * (int64_t)ag_dtype_size(f.type), all = rows_of(&f.s);
 
+    f.w_bytes = cast_scratch(w, f.type);
+    if (!is_plain(&f.s)) {
+        const cuda_dnn_conv c =
+            forward_conv(call, &f, place_of(w, f.type, IN_SCRATCH), place_of(b, f.type, IN_SCRATCH));
+        f.plan = cuda_dnn_conv_plan(call, &c);
+    }
+    if (f.plan) {
+        f.bias_bytes = cast_scratch(b, f.type);
+        f.work_bytes = cuda_dnn_conv_scratch(f.plan);
+        return f;
+    }
     f.rows = is_plain(&f.s) ? all : piece_of(all, row);
-    f.w_bytes = weight_scratch(w, f.type);
     f.patch_bytes = is_plain(&f.s) ? 0 : up(f.rows * row);
     for (int64_t from = 0; from < all; from += f.rows) {
         const cuda_product p = forward_product(call, &f, f.patch_bytes ? IN_SCRATCH : ag_data(x),
-                                               f.w_bytes ? IN_SCRATCH : ag_data(w), from, least(f.rows, all - from));
-        f.gemm_bytes = larger(f.gemm_bytes, cuda_gemm_scratch(call, &p));
+                                               place_of(w, f.type, IN_SCRATCH), from, least(f.rows, all - from));
+        f.work_bytes = larger(f.work_bytes, cuda_gemm_scratch(call, &p));
     }
     return f;
 }
@@ -144,7 +184,14 @@ size_t cuda_conv2d_scratch(const ag_call *call)
     if (ag_numel(call->out[0]) == 0)
         return 0;
     f = forward_of(call);
-    return f.w_bytes + f.patch_bytes + f.gemm_bytes;
+    return scratch_of(call, &f.s, f.w_bytes + cast_scratch(call->in[2], f.type),
+                      f.w_bytes + f.patch_bytes + f.bias_bytes + f.work_bytes);
+}
+
+/* Part of the scratch, if there is one. */
+static void *inside(char *scratch, size_t bytes)
+{
+    return scratch ? scratch + bytes : NULL;
 }
 
 ag_status cuda_conv2d(ag_call *call)
@@ -158,7 +205,14 @@ ag_status cuda_conv2d(ag_call *call)
     if (status != AG_OK || ag_numel(call->out[0]) == 0)
         return status;
     f = forward_of(call);
-    w = weights(call, call->in[1], f.type, scratch, &status);
+    w = cast_to(call, call->in[1], f.type, scratch, &status);
+    if (f.plan) {
+        const void *b = cast_to(call, call->in[2], f.type, inside(scratch, f.w_bytes), &status);
+        const cuda_dnn_conv c = forward_conv(call, &f, w, b);
+        if (status == AG_OK)
+            status = cuda_dnn_conv_run(call, f.plan, &c, inside(scratch, f.w_bytes + f.bias_bytes));
+        return status;
+    }
     for (int64_t from = 0; from < rows_of(&f.s) && status == AG_OK; from += f.rows) {
         const int64_t rows = least(f.rows, rows_of(&f.s) - from);
         const void *col = f.patch_bytes ? scratch + f.w_bytes : ag_data(call->in[0]);
@@ -166,7 +220,7 @@ ag_status cuda_conv2d(ag_call *call)
         if (f.patch_bytes)
             status = cuda_conv_patches(call, scratch + f.w_bytes, ag_data(call->in[0]), f.type, &f.s, from, rows);
         if (status == AG_OK)
-            status = cuda_gemm(call, &p, f.gemm_bytes ? scratch + f.w_bytes + f.patch_bytes : NULL);
+            status = cuda_gemm(call, &p, inside(scratch, f.w_bytes + f.patch_bytes));
     }
     return status;
 }
@@ -176,9 +230,20 @@ ag_status cuda_conv2d(ag_call *call)
 typedef struct data_work {
     cuda_conv s;
     ag_dtype type;
-    int64_t pictures; /* of one round */
-    size_t w_bytes, part_bytes, sum_bytes, gemm_bytes;
+    const cuda_dnn_plan *plan; /* NULL: products */
+    int64_t pictures;          /* of one round */
+    size_t w_bytes, part_bytes, sum_bytes, work_bytes;
 } data_work;
+
+static cuda_dnn_conv data_conv(const ag_call *call, const data_work *work, const void *w)
+{
+    return (cuda_dnn_conv){.form = CUDA_CONV_DATA,
+                           .sizes = work->s,
+                           .type = work->type,
+                           .x = ag_data(call->out[0]),
+                           .w = w,
+                           .y = ag_data(call->in[0])};
+}
 
 /* One tap of `pictures` pictures from `first`; all of it at once when the convolution is plain. */
 static cuda_product data_product(const ag_call *call, const data_work *work, void *part, const void *w, int64_t tap,
@@ -208,16 +273,24 @@ static data_work data_of(const ag_call *call)
     const int64_t part = f.s.oh * f.s.ow * f.s.c * (int64_t)sizeof(float);
     const bool plain = is_plain(&f.s);
 
+    f.w_bytes = cast_scratch(w, f.type);
+    if (!plain) {
+        const cuda_dnn_conv c = data_conv(call, &f, place_of(w, f.type, IN_SCRATCH));
+        f.plan = cuda_dnn_conv_plan(call, &c);
+    }
+    if (f.plan) {
+        f.work_bytes = cuda_dnn_conv_scratch(f.plan);
+        return f;
+    }
     f.pictures = plain ? f.s.n : piece_of(f.s.n, part);
-    f.w_bytes = weight_scratch(w, f.type);
     f.part_bytes = plain ? 0 : up(f.pictures * part);
     f.sum_bytes = plain || f.type == AG_F32 ? 0 : up(f.pictures * f.s.h * f.s.w * f.s.c * (int64_t)sizeof(float));
     for (int64_t tap = 0; tap < f.s.kh * f.s.kw; tap++) /* they differ in how w is aligned */
         for (int64_t first = 0; first < f.s.n; first += f.pictures) {
             const cuda_product p = data_product(call, &f, plain ? ag_data(dx) : IN_SCRATCH,
-                                                f.w_bytes ? IN_SCRATCH : ag_data(w), tap, first,
+                                                place_of(w, f.type, IN_SCRATCH), tap, first,
                                                 least(f.pictures, f.s.n - first));
-            f.gemm_bytes = larger(f.gemm_bytes, cuda_gemm_scratch(call, &p));
+            f.work_bytes = larger(f.work_bytes, cuda_gemm_scratch(call, &p));
         }
     return f;
 }
@@ -229,7 +302,7 @@ size_t cuda_conv2d_backward_data_scratch(const ag_call *call)
     if (ag_numel(call->out[0]) == 0)
         return 0;
     f = data_of(call);
-    return f.w_bytes + f.part_bytes + f.sum_bytes + f.gemm_bytes;
+    return scratch_of(call, &f.s, f.w_bytes, f.w_bytes + f.part_bytes + f.sum_bytes + f.work_bytes);
 }
 
 /* All taps of some pictures into dx. */
@@ -240,7 +313,7 @@ static ag_status data_round(const ag_call *call, const data_work *f, const void 
     char *dx = (char *)ag_data(call->out[0]) + (size_t)at * ag_dtype_size(f->type);
     char *part = f->part_bytes ? scratch : dx;
     char *sum = f->sum_bytes ? scratch + f->part_bytes : dx;
-    char *rest = f->gemm_bytes ? scratch + f->part_bytes + f->sum_bytes : NULL;
+    void *rest = inside(scratch, f->part_bytes + f->sum_bytes);
     ag_status status = AG_OK;
 
     for (int64_t tap = 0; tap < f->s.kh * f->s.kw && status == AG_OK; tap++) {
@@ -264,9 +337,13 @@ ag_status cuda_conv2d_backward_data(ag_call *call)
     if (status != AG_OK || ag_numel(call->out[0]) == 0)
         return status;
     f = data_of(call);
-    w = weights(call, call->in[1], f.type, scratch, &status);
+    w = cast_to(call, call->in[1], f.type, scratch, &status);
+    if (f.plan) {
+        const cuda_dnn_conv c = data_conv(call, &f, w);
+        return status == AG_OK ? cuda_dnn_conv_run(call, f.plan, &c, inside(scratch, f.w_bytes)) : status;
+    }
     for (int64_t first = 0; first < f.s.n && status == AG_OK; first += f.pictures)
-        status = data_round(call, &f, w, scratch ? scratch + f.w_bytes : NULL, first, least(f.pictures, f.s.n - first));
+        status = data_round(call, &f, w, inside(scratch, f.w_bytes), first, least(f.pictures, f.s.n - first));
     return status;
 }
 
@@ -275,9 +352,20 @@ ag_status cuda_conv2d_backward_data(ag_call *call)
 typedef struct weights_work {
     cuda_conv s;
     ag_dtype type;
+    const cuda_dnn_plan *plan; /* NULL: products */
     int64_t rows;
-    size_t patch_bytes, gemm_bytes;
+    size_t patch_bytes, work_bytes;
 } weights_work;
+
+static cuda_dnn_conv weights_conv(const ag_call *call, const weights_work *work)
+{
+    return (cuda_dnn_conv){.form = CUDA_CONV_WEIGHTS,
+                           .sizes = work->s,
+                           .type = work->type,
+                           .x = ag_data(call->in[1]),
+                           .w = ag_data(call->out[0]),
+                           .y = ag_data(call->in[0])};
+}
 
 static cuda_product weights_product(const ag_call *call, const weights_work *work, const void *col, int64_t from,
                                     int64_t rows)
@@ -303,12 +391,20 @@ static weights_work weights_of(const ag_call *call)
     weights_work f = {.s = sizes(call->attr, ag_dims(x), ag_dims(dw), ag_dims(d)), .type = ag_dtype_of(x)};
     const int64_t row = patch_of(&f.s) * (int64_t)ag_dtype_size(f.type), all = rows_of(&f.s);
 
+    if (!is_plain(&f.s) && all > 0) {
+        const cuda_dnn_conv c = weights_conv(call, &f);
+        f.plan = cuda_dnn_conv_plan(call, &c);
+    }
+    if (f.plan) {
+        f.work_bytes = cuda_dnn_conv_scratch(f.plan);
+        return f;
+    }
     f.rows = is_plain(&f.s) ? all : piece_of(all, row);
     f.patch_bytes = is_plain(&f.s) ? 0 : up(f.rows * row);
     for (int64_t from = 0; from < all; from += f.rows) {
         const cuda_product p = weights_product(call, &f, f.patch_bytes ? IN_SCRATCH : ag_data(x), from,
                                                least(f.rows, all - from));
-        f.gemm_bytes = larger(f.gemm_bytes, cuda_gemm_scratch(call, &p));
+        f.work_bytes = larger(f.work_bytes, cuda_gemm_scratch(call, &p));
     }
     return f;
 }
@@ -320,7 +416,7 @@ size_t cuda_conv2d_backward_weights_scratch(const ag_call *call)
     if (ag_numel(call->out[0]) == 0)
         return 0;
     f = weights_of(call);
-    return f.patch_bytes + f.gemm_bytes;
+    return scratch_of(call, &f.s, 0, f.patch_bytes + f.work_bytes);
 }
 
 ag_status cuda_conv2d_backward_weights(ag_call *call)
@@ -333,6 +429,10 @@ ag_status cuda_conv2d_backward_weights(ag_call *call)
     if (status != AG_OK || ag_numel(call->out[0]) == 0)
         return status;
     f = weights_of(call);
+    if (f.plan) {
+        const cuda_dnn_conv c = weights_conv(call, &f);
+        return cuda_dnn_conv_run(call, f.plan, &c, scratch);
+    }
     if (rows_of(&f.s) == 0) { /* no pictures: a product of nothing */
         const cuda_product p = weights_product(call, &f, NULL, 0, 0);
         return cuda_gemm(call, &p, NULL);
@@ -344,7 +444,7 @@ ag_status cuda_conv2d_backward_weights(ag_call *call)
         if (f.patch_bytes)
             status = cuda_conv_patches(call, scratch, ag_data(call->in[1]), f.type, &f.s, from, rows);
         if (status == AG_OK)
-            status = cuda_gemm(call, &p, f.gemm_bytes ? scratch + f.patch_bytes : NULL);
+            status = cuda_gemm(call, &p, inside(scratch, f.patch_bytes));
     }
     return status;
 }

@@ -44,6 +44,7 @@ struct ag_cuda {
     struct cuda_gemm_state *gemm; /* gemm.h; NULL before the first product */
     struct cuda_staging *staging; /* staging.c */
     bool is_recording;            /* what is queued goes into a graph */
+    struct cuda_dnn *dnn;         /* dnn.c; NULL before it was asked for */
     const char *last_queued;    /* name of the op whose kernel was queued last */
 };
 
@@ -71,6 +72,9 @@ ag_status cuda_record(ag_cuda *cuda);
 ag_cuda_graph *cuda_recorded(ag_cuda *cuda, bool keep);
 ag_status cuda_launch_graph(ag_cuda_graph *graph);
 void cuda_graph_free(ag_cuda_graph *graph);
+
+/* dnn.c; NULL is fine */
+void cuda_dnn_free(struct cuda_dnn *dnn);
 
 /* range.c */
 ag_cuda_range *cuda_range_reserve(ag_cuda *cuda, size_t bytes);

@@ -29,7 +29,7 @@ static const ag_cuda_kernel KERNELS[] = {
     {&ag_op_conv2d, .run = cuda_conv2d, .scratch = cuda_conv2d_scratch},
     {&ag_op_conv2d_backward_data, .run = cuda_conv2d_backward_data, .scratch = cuda_conv2d_backward_data_scratch},
     {&ag_op_conv2d_backward_weights, .run = cuda_conv2d_backward_weights, .scratch = cuda_conv2d_backward_weights_scratch},
-    {&ag_op_attention, .run = cuda_attention},
+    {&ag_op_attention, .run = cuda_attention, .scratch = cuda_attention_scratch},
     {&ag_op_attention_backward, .run = cuda_attention_backward, .scratch = cuda_attention_backward_scratch},
     {&ag_op_attention_probs, .run = cuda_attention_probs},
     {&ag_op_layer_norm, .run = cuda_layer_norm},

@@ -58,6 +58,7 @@ size_t cuda_conv2d_backward_weights_scratch(const ag_call *call);
 
 /* attention.cu */
 ag_status cuda_attention(ag_call *call);
+size_t cuda_attention_scratch(const ag_call *call);
 ag_status cuda_attention_backward(ag_call *call);
 size_t cuda_attention_backward_scratch(const ag_call *call);
 ag_status cuda_attention_probs(ag_call *call);

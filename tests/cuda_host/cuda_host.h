@@ -22,6 +22,8 @@ enum cuda_host_event {
     CUDA_HOST_TAKES,       /* memory was taken, on the device, behind its addresses, or pinned */
     CUDA_HOST_KERNELS,     /* a kernel was launched, or put into a graph */
     CUDA_HOST_GRAPHS,      /* a graph was launched */
+    CUDA_HOST_PLANS,       /* cuDNN finished a plan */
+    CUDA_HOST_PLAN_RUNS,   /* a plan was queued, or put into a graph */
     CUDA_HOST_N_EVENTS
 };
 long cuda_host_count(enum cuda_host_event event);

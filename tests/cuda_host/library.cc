@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include <cublasLt.h>
+#include <cudnn_graph.h>
 
 namespace {
 
@@ -32,6 +33,17 @@ const entry ENTRIES[] = {
     ENTRY("libcublasLt.so.13", cublasLtMatmulPreferenceDestroy),
     ENTRY("libcublasLt.so.13", cublasLtMatmulAlgoGetHeuristic),
     ENTRY("libcublasLt.so.13", cublasLtMatmul),
+    ENTRY("libcudnn.so.9", cudnnGetVersion),
+    ENTRY("libcudnn.so.9", cudnnCreate),
+    ENTRY("libcudnn.so.9", cudnnDestroy),
+    ENTRY("libcudnn.so.9", cudnnSetStream),
+    ENTRY("libcudnn.so.9", cudnnGetLastErrorString),
+    ENTRY("libcudnn.so.9", cudnnBackendCreateDescriptor),
+    ENTRY("libcudnn.so.9", cudnnBackendDestroyDescriptor),
+    ENTRY("libcudnn.so.9", cudnnBackendSetAttribute),
+    ENTRY("libcudnn.so.9", cudnnBackendGetAttribute),
+    ENTRY("libcudnn.so.9", cudnnBackendFinalize),
+    ENTRY("libcudnn.so.9", cudnnBackendExecute),
 };
 
 } // namespace
