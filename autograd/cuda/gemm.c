@@ -12,6 +12,7 @@
 
 #include "autograd/cuda/internal.h"
 #include "autograd/cuda/library.h"
+#include "autograd/cuda/plans.h"
 
 #define TEXT(x) #x
 #define VALUE(x) TEXT(x)
@@ -61,8 +62,7 @@ typedef struct plan {
 struct cuda_gemm_state {
     library lib;
     cublasLtHandle_t handle; /* NULL: no library */
-    plan **plans;            /* by hash, open */
-    size_t n, room;
+    cuda_plans plans;
 };
 
 const char *cuda_gemm_library(void)
@@ -113,6 +113,7 @@ static struct cuda_gemm_state *state_of(const ag_call *call)
         ag_fail(call->ctx, AG_ENOMEM, "no memory for matrix products");
         return NULL;
     }
+    cuda->gemm->plans.key_bytes = sizeof(plan_key);
     if (!cuda->is_foreseen && load(&cuda->gemm->lib) && cuda->gemm->lib.create(&cuda->gemm->handle) != CUBLAS_STATUS_SUCCESS)
         cuda->gemm->handle = NULL;
     return cuda->gemm;
@@ -120,8 +121,11 @@ static struct cuda_gemm_state *state_of(const ag_call *call)
 
 /* --- plans ------------------------------------------------------------------------------------ */
 
-static void plan_free(struct cuda_gemm_state *s, plan *p)
+static void plan_free(void *user, void *record)
 {
+    const struct cuda_gemm_state *s = user;
+    plan *p = record;
+
     if (p->desc)
         s->lib.desc_destroy(p->desc);
     if (p->first)
@@ -137,10 +141,7 @@ void cuda_gemm_state_free(struct cuda_gemm_state *state)
 {
     if (!state)
         return;
-    for (size_t i = 0; i < state->room; i++)
-        if (state->plans[i])
-            plan_free(state, state->plans[i]);
-    free(state->plans);
+    cuda_plans_free(&state->plans, plan_free, state);
     if (state->handle)
         state->lib.destroy(state->handle);
     free(state);
@@ -225,45 +226,6 @@ static bool make_plan(struct cuda_gemm_state *s, plan *p)
            make_layout(s, &p->result, k->c_type, k->n, k->m, k->ld_c, k, k->stride_c) && choose_algorithm(s, p);
 }
 
-static size_t hash(const plan_key *key)
-{
-    const unsigned char *bytes = (const unsigned char *)key;
-    uint64_t h = 14695981039346656037u;
-
-    for (size_t i = 0; i < sizeof *key; i++)
-        h = (h ^ bytes[i]) * 1099511628211u;
-    return (size_t)(h ^ h >> 32);
-}
-
-static void place(struct cuda_gemm_state *s, plan *p)
-{
-    size_t at = hash(&p->key) & (s->room - 1);
-
-    while (s->plans[at])
-        at = (at + 1) & (s->room - 1);
-    s->plans[at] = p;
-}
-
-static bool make_room(struct cuda_gemm_state *s)
-{
-    const size_t old_room = s->room;
-    plan **old = s->plans;
-
-    if (2 * s->n < s->room)
-        return true;
-    s->plans = calloc(old_room ? 2 * old_room : 64, sizeof *s->plans);
-    if (!s->plans) {
-        s->plans = old;
-        return false;
-    }
-    s->room = old_room ? 2 * old_room : 64;
-    for (size_t i = 0; i < old_room; i++)
-        if (old[i])
-            place(s, old[i]);
-    free(old);
-    return true;
-}
-
 /* NULL with the context failed when memory is refused. */
 static plan *plan_of(const ag_call *call, const plan_key *key)
 {
@@ -272,18 +234,18 @@ static plan *plan_of(const ag_call *call, const plan_key *key)
 
     if (!s)
         return NULL;
-    for (size_t at = hash(key) & (s->room - 1); s->room && s->plans[at]; at = (at + 1) & (s->room - 1))
-        if (memcmp(&s->plans[at]->key, key, sizeof *key) == 0)
-            return s->plans[at];
-    p = make_room(s) ? calloc(1, sizeof *p) : NULL;
-    if (!p) {
+    p = cuda_plans_find(&s->plans, key);
+    if (p)
+        return p;
+    p = calloc(1, sizeof *p);
+    if (p)
+        p->key = *key;
+    if (!p || !cuda_plans_add(&s->plans, p)) {
+        free(p);
         ag_fail(call->ctx, AG_ENOMEM, "no memory for the plan of a product");
         return NULL;
     }
-    p->key = *key;
     p->is_possible = s->handle && make_plan(s, p);
-    place(s, p);
-    s->n++;
     return p;
 }
 
