@@ -181,6 +181,12 @@ ag_tensor *ag_sumsq_(ag_ctx *ctx, ag_tensor *sums, ag_tensor *x, int64_t index);
  * sums are f64 [any]. */
 ag_tensor *ag_clip_(ag_ctx *ctx, ag_tensor *scalars, ag_tensor *norm, ag_tensor *sums, int64_t column,
                     double max_norm);
+/* The scale of a loss in f16 after an update, by the norm of its gradients (f64, the first number), as PyTorch's
+ * GradScaler: scale is f64 [3], what the loss is multiplied by, the good updates in a row and the bad ones in all.
+ * A norm that is not finite: scale[0] *= backoff, the row begins anew; the last of `interval` good ones:
+ * scale[0] *= growth, unless no f32 can hold that, and the row begins anew. */
+ag_tensor *ag_loss_scale_(ag_ctx *ctx, ag_tensor *scale, ag_tensor *norm, double growth, double backoff,
+                          int64_t interval);
 
 /* --- optimizers (autograd/ops/optimizer.c): as above ------------------------------------------- */
 

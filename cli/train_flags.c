@@ -140,8 +140,8 @@ const cli_flag cli_run_flags[] = {
     {.name = "gradient_checkpointing", .kind = CLI_SWITCH, .offset = AT(gradient_checkpointing),
      .help = "recompute blocks in the backward pass: less memory, about a third more time, the same bits"},
     {.name = "mixed_precision", .kind = CLI_CHOICE, .offset = AT(mixed_precision), .choices = PRECISIONS,
-     .fallback = "auto", .help = "of activations; auto is bf16 on a GPU and where the CPU has AMX, else no (f32); fp16 is "
-                                 "not there yet"},
+     .fallback = "auto", .help = "of activations; auto is bf16 on a GPU and where the CPU has AMX, else no (f32); fp16, with "
+                                 "a loss scale that finds itself, is for --device cuda"},
     {.name = "vae_precision", .kind = CLI_CHOICE, .offset = AT(vae_precision), .choices = VAE_PRECISIONS,
      .fallback = "auto", .help = "of the VAE; auto: as --mixed_precision, but f32 (no) beside fp16"},
     {.name = "no_cache", .kind = CLI_SWITCH, .offset = AT(no_cache),

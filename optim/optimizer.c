@@ -303,6 +303,11 @@ ag_status opt_update(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, i
     return ag_status_of(ctx);
 }
 
+ag_tensor *opt_norm(const opt_optimizer *opt)
+{
+    return opt->seen;
+}
+
 static const char *find_nonfinite(ag_ctx *ctx, const opt_optimizer *opt)
 {
     const double *sums = ag_look(ctx, opt->sums);

@@ -120,6 +120,9 @@ enum { OPT_SIGHT_BYTES = 72 };
 ag_status opt_post(ag_mail *mail, size_t at, const opt_optimizer *opt);
 ag_status opt_look_at(opt_sight *out, ag_ctx *ctx, const opt_optimizer *opt, const double *posted);
 
+/* The norm that opt_step() saw, on the device: f64, the first number. */
+ag_tensor *opt_norm(const opt_optimizer *opt);
+
 /* The rate that this update uses when it is given lr. */
 double opt_rate(const opt_optimizer *opt, int64_t update, double lr);
 

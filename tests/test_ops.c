@@ -53,6 +53,7 @@ static const struct {
     {&ag_op_lerp_, "changes a tensor in place"},
     {&ag_op_sumsq_, "changes a tensor in place"},
     {&ag_op_clip_, "changes a tensor in place"},
+    {&ag_op_loss_scale_, "changes a tensor in place"},
     {&ag_op_adamw_, "changes a tensor in place"},
     {&ag_op_adamw8bit_, "changes a tensor in place"},
     {&ag_op_sgd_, "changes a tensor in place"},

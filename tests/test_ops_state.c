@@ -147,6 +147,40 @@ static void test_clip(void **state)
     ag_ctx_free(ctx);
 }
 
+/* The rules of PyTorch's GradScaler with an interval of 3: what the scale is after each norm. */
+static void test_loss_scale(void **state)
+{
+    static const struct {
+        double norm, scale, good, bad;
+    } CASES[] = {{1.0, 8, 1, 0}, {2.0, 8, 2, 0}, {0.0, 16, 0, 0}, {1.0, 16, 1, 0}, {INFINITY, 8, 0, 1}, {NAN, 4, 0, 2},
+                 {1.0, 4, 1, 2}, {1.0, 4, 2, 2}, {1.0, 8, 0, 2}};
+    ag_ctx *ctx = check_ctx();
+    ag_tensor *scale = ag_empty(ctx, AG_STEP, AG_F64, 1, (int64_t[]){3});
+    ag_tensor *norm = ag_empty(ctx, AG_STEP, AG_F64, 1, (int64_t[]){2});
+    double now[3] = {8.0, 0.0, 0.0};
+
+    (void)state;
+    ag_write(ctx, scale, now, sizeof now);
+    for (int c = 0; c < (int)(sizeof CASES / sizeof *CASES); c++) {
+        ag_write(ctx, norm, (double[]){CASES[c].norm, 7}, 2 * sizeof(double));
+        ag_loss_scale_(ctx, scale, norm, 2.0, 0.5, 3);
+        ag_read(ctx, scale, now, sizeof now);
+        check_ok(ctx, "loss_scale_");
+        if (now[0] != CASES[c].scale || now[1] != CASES[c].good || now[2] != CASES[c].bad)
+            fail_msg("after norm %d: %g, %g good, %g bad", c, now[0], now[1], now[2]);
+    }
+    now[0] = 0x1p127; /* the largest power of two of an f32 */
+    now[1] = 2.0;
+    ag_write(ctx, scale, now, sizeof now);
+    ag_write(ctx, norm, (double[]){1.0, 7}, 2 * sizeof(double));
+    ag_loss_scale_(ctx, scale, norm, 2.0, 0.5, 3);
+    ag_read(ctx, scale, now, sizeof now);
+    assert_true(now[0] == 0x1p127 && now[1] == 0.0);
+    ag_loss_scale_(ctx, norm, norm, 2.0, 0.5, 3);
+    check_failed(ctx, AG_ESHAPE, "loss_scale_ of two numbers");
+    ag_ctx_free(ctx);
+}
+
 /* Calls in a bundle, of several ops and more than a launch takes, do what they do one by one; what is read before the
  * end is what it would be without a bundle. */
 static void test_bundle(void **state)
@@ -570,6 +604,7 @@ static void test_nothing_in_nothing_out(void **state)
     NOTHING(ag_lerp_(ctx, NULL, NULL, NULL));
     NOTHING(ag_sumsq_(ctx, NULL, NULL, 0));
     NOTHING(ag_clip_(ctx, NULL, NULL, NULL, 0, 1.0));
+    NOTHING(ag_loss_scale_(ctx, NULL, NULL, 2.0, 0.5, 3));
     ag_ctx_free(ctx);
 }
 
@@ -579,6 +614,7 @@ int main(void)
         cmocka_unit_test(test_add_scale_fill_lerp),
         cmocka_unit_test(test_sumsq),
         cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_loss_scale),
         cmocka_unit_test(test_bundle),
         cmocka_unit_test(test_adamw),
         cmocka_unit_test(test_optimizer_refusals),

@@ -214,12 +214,12 @@ static void test_trajectories(void **state)
     ag_ctx_free(ctx);
 }
 
-/* The same in bf16: activations carry 8 bits, values, moments and sums stay f32. */
-static void test_trajectory_bf16(void **state)
+/* The same with activations of 8 bits, or 11 and a loss scale: values, moments and sums stay f32. */
+static void trajectory_in(int precision)
 {
     ag_ctx *ctx = one_thread();
+    const double most = precision == TRAIN_PRECISION_FP16 ? 2e-3 : 1e-2;
 
-    (void)state;
     data_weights_open(&golden, ctx, "tests/golden/train_given.safetensors");
     check_ok(ctx, "golden values");
     for (int i = 0; i < 5; i++) {
@@ -228,16 +228,29 @@ static void test_trajectory_bf16(void **state)
         train_given given = given_of(c);
         train_options options = options_of(c);
         double loss[K], grad_norm[K], lr[K];
-        options.mixed_precision = TRAIN_PRECISION_BF16;
+        options.mixed_precision = precision;
         train_given_run(ctx, model, &options, &given, loss, grad_norm, lr, NULL, NULL);
         check_ok(ctx, c->name);
-        compare_curve(ctx, c->name, "loss", loss, K, 1e-2);
-        compare_curve(ctx, c->name, "grad_norm", grad_norm, K, 2e-2);
+        compare_curve(ctx, c->name, "loss", loss, K, most);
+        compare_curve(ctx, c->name, "grad_norm", grad_norm, K, 2 * most);
         free_given(&given);
         pipe_close(model);
     }
     data_weights_close(golden);
     ag_ctx_free(ctx);
+}
+
+static void test_trajectory_bf16(void **state)
+{
+    (void)state;
+    trajectory_in(TRAIN_PRECISION_BF16);
+}
+
+static void test_trajectory_fp16(void **state)
+{
+    (void)state;
+    if (check_device() == AG_CUDA) /* the CPU's kernels have no f16 */
+        trajectory_in(TRAIN_PRECISION_FP16);
 }
 
 /* --- what an update promises ------------------------------------------------------------------ */
@@ -328,6 +341,47 @@ static void near_gradients(const small *a, const small *b)
         free(x);
         free(y);
     }
+}
+
+/* A gradient beyond f32: that update is left out, and what follows is bit for bit what it is without it. The scale
+ * is used up when every gradient is so. */
+static void test_loss_scale(void **state)
+{
+    small a, b;
+    train_update update;
+
+    (void)state;
+    make_small(&a, false);
+    make_small(&b, false);
+    train_state_scale_loss(b.ctx, b.state);
+    add_rows(&b, 0, 0, 3, 1e38);
+    train_state_update(&update, b.ctx, b.state);
+    check_ok(b.ctx, "an update that is skipped");
+    assert_true(update.was_skipped && b.state->loss_scale->scale == 32768.0);
+    same_state(&a, &b);
+    for (int64_t k = 0; k < 3; k++) {
+        add_rows(&a, k, 0, 3, 1.0);
+        train_state_update(&update, a.ctx, a.state);
+        check_ok(a.ctx, "as it is");
+        add_rows(&b, k, 0, 3, 1.0);
+        train_state_update(&update, b.ctx, b.state);
+        check_ok(b.ctx, "scaled");
+        assert_false(update.was_skipped);
+    }
+    same_state(&a, &b);
+    assert_int_equal(b.state->update, 4);
+    assert_int_equal(b.state->loss_scale->good, 3);
+    train_loss_scale_read(b.ctx, b.state->loss_scale); /* the device has the same numbers */
+    assert_true(b.state->loss_scale->scale == 32768.0 && b.state->loss_scale->good == 3);
+    assert_int_equal(b.state->loss_scale->skipped, 1);
+    for (int k = 0; k < 16; k++) {
+        check_ok(b.ctx, "a smaller scale");
+        add_rows(&b, 0, 0, 3, INFINITY);
+        train_state_update(&update, b.ctx, b.state);
+    }
+    check_failed(b.ctx, AG_ENUMERIC, "a scale that is used up");
+    free_small(&a);
+    free_small(&b);
 }
 
 /* Three rows at once, or two and then one with their shares: the same gradients but for rounding.
@@ -534,6 +588,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_trajectories),
         cmocka_unit_test(test_trajectory_bf16),
+        cmocka_unit_test(test_trajectory_fp16),
+        cmocka_unit_test(test_loss_scale),
         cmocka_unit_test(test_accumulation_and_recompute),
         cmocka_unit_test(test_masks),
         cmocka_unit_test(test_nonfinite_gradient),

@@ -147,7 +147,8 @@ ag_status train_given_run(ag_ctx *ctx, pipe_model *model, const train_options *o
         pipe_noise_init(&r->noise, ctx, &model->schedule) == AG_OK &&
         train_lora_new(&r->lora, ctx, options, model) == AG_OK &&
         train_objective_init(&r->objective, ctx, options, &r->lora) == AG_OK &&
-        make_state(ctx, r, options) == AG_OK) {
+        make_state(ctx, r, options) == AG_OK &&
+        (compute != AG_F16 || train_state_scale_loss(ctx, r->state) == AG_OK)) {
         train_diffusion_init(&r->diffusion, options, model->unet, &r->noise);
         r->diffusion.unet_options.compute = compute;
         r->text_options =

@@ -105,8 +105,7 @@ static ag_status check_options(ag_ctx *ctx, const train_ground *g)
     const int64_t most = TRAIN_MAX_ROWS / g->recipe->rows_per_sample;
     const opt_schedule schedule = train_schedule(o, 1);
 
-    if (train_compute_dtype(ctx, o->mixed_precision) == AG_F16)
-        return ag_fail(ctx, AG_EINVAL, "--mixed_precision fp16 draws pictures; training in it is not there yet");
+    train_compute_dtype(ctx, o->mixed_precision);
     if (ag_status_of(ctx) != AG_OK || g->recipe->check(ctx, o) != AG_OK || train_inversion_check(ctx, o) != AG_OK)
         return ag_status_of(ctx);
     if (o->train_batch_size > most)
@@ -358,7 +357,10 @@ ag_status train_ground_make_state(ag_ctx *ctx, train_ground *g)
     int n_parts = o->only_embedding ? 0 : train_parts(parts, ctx, o, &g->lora, g->model);
 
     n_parts += train_inversion_part(parts + n_parts, ctx, o, g->model);
-    return train_state_new(&g->state, ctx, parts, n_parts, &config, &schedule, o->max_grad_norm, o->ema_decay);
+    if (train_state_new(&g->state, ctx, parts, n_parts, &config, &schedule, o->max_grad_norm, o->ema_decay) == AG_OK &&
+        g->diffusion.unet_options.compute == AG_F16)
+        train_state_scale_loss(ctx, g->state);
+    return ag_status_of(ctx);
 }
 
 void train_ground_free(train_ground *g)

@@ -106,14 +106,16 @@ static void show_update(train_log *log, const ag_ctx *ctx, const train_log_row *
 {
     const double correction = 1.0 - pow(SMOOTHING, (double)log->n_rows);
     const double seconds = log->seconds / correction;
-    char text[LINE], left[32];
+    char text[LINE], left[32], scale[32] = "";
 
     if (!isatty(STDERR_FILENO))
         return;
+    if (row->loss_scale > 0.0)
+        snprintf(scale, sizeof scale, "  scale %g", row->loss_scale);
     snprintf(text, sizeof text,
-             "%s %lld/%lld  loss %.4f  lr %.3g  %.3g s/step  %s left  %.2f GB, at most %.2f GB",
+             "%s %lld/%lld  loss %.4f  lr %.3g%s  %.3g s/step  %s left  %.2f GB, at most %.2f GB",
              log->what, (long long)row->update, (long long)log->total, log->loss / correction,
-             row->lr, seconds, duration(left, seconds * (double)(log->total - row->update)),
+             row->lr, scale, seconds, duration(left, seconds * (double)(log->total - row->update)),
              gigabytes_now(ctx), (double)ag_bytes_touched(ctx) * 1e-9);
     show(text);
     log->has_line = true;
@@ -281,6 +283,8 @@ ag_status train_log_add(train_log *log, ag_ctx *ctx, const train_log_row *row)
         train_log_scalar(log, ctx, "loss", row->update, row->loss) == AG_OK &&
         train_log_scalar(log, ctx, "lr", row->update, row->lr) == AG_OK)
         train_log_scalar(log, ctx, "grad_norm", row->update, row->grad_norm);
+    if (row->loss_scale > 0.0)
+        train_log_scalar(log, ctx, "loss_scale", row->update, row->loss_scale);
     show_update(log, ctx, row);
     return ag_status_of(ctx);
 }

@@ -3,7 +3,7 @@
  *   notices        lines on standard error
  *   progress       one line rewritten in place, when standard error is a terminal; silent otherwise
  *   log.csv        update,epoch,loss,lr,grad_norm,seconds,step_bytes,peak_bytes
- *   logging_dir/   TensorBoard events (loss, lr, grad_norm), when report_to is "tensorboard"
+ *   logging_dir/   TensorBoard events (loss, lr, grad_norm, loss_scale in f16), when report_to is "tensorboard"
  *
  * After a resume the CSV and the events go on; rows of updates that are made again are cut off the
  * CSV first.
@@ -24,6 +24,7 @@ typedef struct train_log_row {
     int64_t epoch;
     double loss, lr, grad_norm;
     double seconds; /* of this update */
+    double loss_scale; /* 0: none */
 } train_log_row;
 
 /* AG_EINVAL unless report_to is "tensorboard" or "none". */

@@ -133,7 +133,7 @@ static void add_entry(run *r, const char *prefix, const char *name, ag_tensor *t
 static ag_status list_entries(run *r)
 {
     const train_state *s = r->state;
-    const int64_t n_states = opt_state_count(s->opt), room = 2 * s->n + n_states;
+    const int64_t n_states = opt_state_count(s->opt), room = 2 * s->n + n_states + 1;
     char name[512];
 
     r->entries = ag_new(r->ctx, (size_t)room, sizeof *r->entries, "checkpoint");
@@ -148,6 +148,8 @@ static ag_status list_entries(run *r)
     }
     for (int64_t i = 0; s->ema && i < s->n; i++)
         add_entry(r, "ema.", s->names[i], opt_ema_at(s->ema, i));
+    if (s->loss_scale)
+        add_entry(r, "", "loss_scale", s->loss_scale->now);
     return ag_status_of(r->ctx);
 }
 
@@ -201,6 +203,8 @@ static ag_status resume(run *r)
             train_note(NULL, "no checkpoint in %s: starting at update 0", r->options->output_dir);
         else if (train_checkpoint_take(ctx, &found, r->entries, r->n_entries, &config) == AG_OK) {
             r->state->update = found.update;
+            if (r->state->loss_scale)
+                train_loss_scale_read(ctx, r->state->loss_scale);
             train_note(NULL, "resumed from %s at update %lld", found.folder, (long long)found.update);
             key = train_checkpoint_difference(r->config, config);
             if (key)
@@ -333,6 +337,10 @@ static ag_status finish(run *r)
     row.grad_norm = outcome.update.grad_norm;
     row.seconds = now() - r->since;
     r->since += row.seconds;
+    row.loss_scale = r->state->loss_scale ? r->state->loss_scale->scale : 0.0;
+    if (outcome.update.was_skipped)
+        train_note(r->log, "update %lld: a gradient is not finite in f16, skipped; the loss scale is %g now",
+                   (long long)row.update, row.loss_scale);
     tell_given_up(r);
     if (train_log_add(r->log, r->ctx, &row) == AG_OK && r->method->has_instances)
         train_log_scalar(r->log, r->ctx, "instance_loss", row.update, row.loss);

@@ -117,6 +117,7 @@ void train_state_free(train_state *s)
         ag_mail_free(s->mail[i]);
     opt_free(s->opt);
     opt_ema_free(s->ema);
+    train_loss_scale_free(s->loss_scale);
     for (int64_t i = 0; i < s->n; i++) {
         ag_release(s->grads[i]);
         ag_delete(s->names[i]);
@@ -129,11 +130,13 @@ void train_state_free(train_state *s)
 }
 
 /* weight + 0 loss: a loss that is not finite leaves no gradient finite, whatever the chain behind it does. */
-static ag_tensor *cotangent_of(ag_ctx *ctx, ag_tensor *loss, double weight)
+static ag_tensor *cotangent_of(ag_ctx *ctx, const train_state *s, ag_tensor *loss, double weight)
 {
     const bool was = ag_record(ctx, false);
     ag_tensor *cotangent = ag_affine(ctx, loss, 0.0, weight);
 
+    if (s->loss_scale)
+        cotangent = ag_mul(ctx, cotangent, train_loss_scale_factor(ctx, s->loss_scale));
     ag_record(ctx, was);
     return cotangent;
 }
@@ -141,7 +144,7 @@ static ag_tensor *cotangent_of(ag_ctx *ctx, ag_tensor *loss, double weight)
 ag_status train_state_add(ag_ctx *ctx, train_state *s, ag_tensor *loss, double weight)
 {
     const ag_scope scope = ag_scope_open(ctx);
-    ag_tensor *cotangent = cotangent_of(ctx, loss, weight);
+    ag_tensor *cotangent = cotangent_of(ctx, s, loss, weight);
 
     ag_grad(ctx, &loss, &cotangent, 1, s->params, s->grads, (int)s->n, 0);
     ag_scope_close(ctx, scope, NULL);
@@ -179,6 +182,8 @@ static void do_update(ag_ctx *ctx, void *user, ag_tensor *const *in, ag_tensor *
     (void)in;
     (void)out;
     opt_step(ctx, s->opt, s->grads, s->max_grad_norm);
+    if (s->loss_scale)
+        train_loss_scale_step(ctx, s->loss_scale, opt_norm(s->opt));
     ag_bundle_begin(ctx);
     for (int64_t i = 0; i < s->n; i++)
         ag_fill_(ctx, s->grads[i], 0.0);
@@ -192,6 +197,11 @@ static void do_average(ag_ctx *ctx, void *user, ag_tensor *const *in, ag_tensor 
     (void)in;
     (void)out;
     opt_ema_step(ctx, s->ema);
+}
+
+ag_status train_state_scale_loss(ag_ctx *ctx, train_state *s)
+{
+    return train_loss_scale_new(&s->loss_scale, ctx);
 }
 
 /* --- updates --------------------------------------------------------------------------------------- */
@@ -228,12 +238,15 @@ ag_status train_state_begin(ag_ctx *ctx, train_state *s)
     const ag_replay_work work = {.kind = UPDATE, .fn = do_update, .user = s};
     const double lr = opt_schedule_lr(&s->schedule, s->update);
     const bool was = ag_record(ctx, false);
+    const train_loss_scale *scale = s->loss_scale;
+    const int64_t number = s->update + 1 - (scale ? scale->skipped : 0); /* of the updates that were made */
     ag_mail *mail = mail_of(s, s->update);
 
     if (s->is_pending)
         return ag_fail(ctx, AG_EINVAL, "an update that begins before the one before it ended");
-    s->lr_before = opt_rate(s->opt, s->update + 1, lr);
-    if (opt_prepare(ctx, s->opt, s->update + 1, lr, 1.0) == AG_OK && ag_replay_run(s->replay, &work, NULL) == AG_OK &&
+    s->lr_before = opt_rate(s->opt, number, lr);
+    if (opt_prepare(ctx, s->opt, number, lr, scale ? 1.0 / scale->scale : 1.0) == AG_OK &&
+        ag_replay_run(s->replay, &work, NULL) == AG_OK &&
         opt_post(mail, 0, s->opt) == AG_OK && ag_mail_send(mail) == AG_OK) {
         s->is_pending = true;
         s->n_losses_before = s->n_losses;
@@ -258,6 +271,17 @@ static ag_status average(ag_ctx *ctx, train_state *s)
     return ag_status_of(ctx);
 }
 
+/* nonfinite names a gradient that is not; NULL: all are. True: that is no failure, the update is skipped. */
+static bool learn(ag_ctx *ctx, train_state *s, const char *nonfinite)
+{
+    const bool goes_on = s->loss_scale ? train_loss_scale_learn(s->loss_scale, !nonfinite) : !nonfinite;
+
+    if (!goes_on)
+        ag_fail(ctx, AG_ENUMERIC, "the gradient of %s is not finite%s", nonfinite,
+                s->loss_scale ? ", whatever the loss scale" : "");
+    return nonfinite && goes_on;
+}
+
 ag_status train_state_end(train_outcome *out, ag_ctx *ctx, train_state *s)
 {
     const char *mail = ag_mail_open(mail_of(s, s->update - 1));
@@ -269,8 +293,8 @@ ag_status train_state_end(train_outcome *out, ag_ctx *ctx, train_state *s)
     for (int64_t i = s->n_losses_before - 1; mail && i >= 0; i--)
         if (!isfinite(losses[i]))
             out->nonfinite = i;
-    if (mail && out->nonfinite < 0 && opt_look_at(&seen, ctx, s->opt, (const double *)mail) == AG_OK && seen.nonfinite)
-        ag_fail(ctx, AG_ENUMERIC, "the gradient of %s is not finite", seen.nonfinite);
+    if (mail && out->nonfinite < 0 && opt_look_at(&seen, ctx, s->opt, (const double *)mail) == AG_OK)
+        out->update.was_skipped = learn(ctx, s, seen.nonfinite);
     if (ag_status_of(ctx) != AG_OK || out->nonfinite >= 0) {
         s->update--;
         return ag_status_of(ctx);

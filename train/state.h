@@ -13,6 +13,7 @@
 #include "nn/params.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
+#include "train/loss_scale.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -46,6 +47,7 @@ typedef struct train_state {
     const nn_param **published; /* the record of each, for its layout */
     opt_optimizer *opt;
     opt_ema *ema;       /* NULL: none */
+    train_loss_scale *loss_scale; /* NULL: the loss is taken as it is */
     opt_schedule schedule;
     double max_grad_norm;
     int64_t update; /* updates made, the one that nobody knows the end of yet among them */
@@ -76,7 +78,11 @@ typedef struct train_update {
     double lr;        /* the rate this update used */
     double grad_norm; /* before clipping */
     double d;         /* what Prodigy multiplies its next rate by; NAN with other optimizers */
+    bool was_skipped; /* a gradient was not finite, and the loss scale is smaller now */
 } train_update;
+
+/* From now on the loss is scaled: for activations in f16. Before the first micro-step. */
+ag_status train_state_scale_loss(ag_ctx *ctx, train_state *state);
 
 /* Queue a micro-step: add the gradient of weight * loss. A loss that is not finite makes a gradient that is not. */
 ag_status train_state_micro(ag_ctx *ctx, train_state *state, train_loss loss, void *user, const train_inputs *in,
@@ -99,7 +105,8 @@ typedef struct train_outcome {
 ag_status train_state_end(train_outcome *outcome, ag_ctx *ctx, train_state *state);
 
 /* Clip, step, average; then the gradients are zero again and state->update has grown by one.
- * AG_ENUMERIC naming the tensor when a gradient is not finite: nothing has changed then. */
+ * AG_ENUMERIC naming the tensor when a gradient is not finite: nothing has changed then. With a loss scale it is the
+ * scale that changes, until that is used up; the optimizer counts the updates that were made. */
 ag_status train_state_update(train_update *out, ag_ctx *ctx, train_state *state);
 
 #ifdef __cplusplus

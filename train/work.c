@@ -196,7 +196,7 @@ static bool begins(const char *name, const char *with)
 static int kind_of(const item *it)
 {
     static const char *const of_updates[] = {"adamw", "sgd_", "lion_", "ranger_", "prodigy_",
-                                             "adafactor_", "sumsq_", "clip_", "fill_", "lerp_"};
+                                             "adafactor_", "sumsq_", "clip_", "loss_scale_", "fill_", "lerp_"};
     const char *name = it->op->name;
 
     if (begins(name, "conv2d_backward_weights")) { /* D, x -> dw: the kernel is no input */

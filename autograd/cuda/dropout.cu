@@ -23,5 +23,6 @@ ag_status cuda_dropout(ag_call *call)
     const int64_t *now = call->in[1] ? (const int64_t *)ag_data(call->in[1]) : NULL;
 
     return cuda_launch_over(call, (n + 3) / 4, dropout, cuda_to(call->out[0]), cuda_in(call->in[0]), n, a->draw.seed,
-                            a->draw.purpose, a->draw.step, a->draw.sample, now, (unsigned)(a->p * 4294967296.0), (float)(1.0 / (1.0 - a->p)));
+                            a->draw.purpose, a->draw.step, a->draw.sample, now, (unsigned)(a->p * 4294967296.0),
+                            (float)(1.0 / (1.0 - a->p)));
 }

@@ -189,3 +189,30 @@ ag_status cuda_clip(ag_call *call)
                        ag_dim(scalars, 1), (double *)ag_data(call->in[1]), (const double *)ag_data(sums),
                        ag_numel(sums), a->max_norm);
 }
+
+/* --- the scale of a loss ------------------------------------------------------------------------ */
+
+/* One thread. */
+static __global__ void loss_scale(double *s, const double *norm, double growth, double backoff, int64_t interval)
+{
+    if (!isfinite(*norm)) {
+        s[0] *= backoff;
+        s[1] = 0.0;
+        s[2] += 1.0;
+        return;
+    }
+    s[1] += 1.0;
+    if (s[1] < (double)interval)
+        return;
+    if (isfinite((float)(s[0] * growth)))
+        s[0] *= growth;
+    s[1] = 0.0;
+}
+
+ag_status cuda_loss_scale(ag_call *call)
+{
+    const op_loss_scale_attr *a = (const op_loss_scale_attr *)call->attr;
+
+    return cuda_launch(call, loss_scale, 1, 1, 0, (double *)ag_data(call->in[0]),
+                       (const double *)ag_data(call->in[1]), a->growth, a->backoff, a->interval);
+}

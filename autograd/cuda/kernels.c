@@ -60,6 +60,7 @@ static const ag_cuda_kernel KERNELS[] = {
     {&ag_op_lerp_, .each = cuda_lerp_each},
     {&ag_op_sumsq_, .scratch = cuda_sumsq_scratch, .each = cuda_sumsq_each},
     {&ag_op_clip_, .run = cuda_clip},
+    {&ag_op_loss_scale_, .run = cuda_loss_scale},
     {&ag_op_adamw_, .each = cuda_adamw_each},
     {&ag_op_sgd_, .each = cuda_sgd_each},
     {&ag_op_lion_, .each = cuda_lion_each},

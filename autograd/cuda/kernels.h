@@ -115,6 +115,7 @@ ag_status cuda_lerp_each(const ag_call *calls, int n);
 ag_status cuda_sumsq_each(const ag_call *calls, int n);
 size_t cuda_sumsq_scratch(const ag_call *call);
 ag_status cuda_clip(ag_call *call);
+ag_status cuda_loss_scale(ag_call *call);
 
 /* optimizer.cu */
 ag_status cuda_adamw_each(const ag_call *calls, int n);

@@ -150,6 +150,11 @@ typedef struct op_sumsq_attr {
     int64_t index;
 } op_sumsq_attr;
 
+typedef struct op_loss_scale_attr {
+    double growth, backoff;
+    int64_t interval;
+} op_loss_scale_attr;
+
 typedef struct op_clip_attr {
     int64_t column;
     double max_norm;

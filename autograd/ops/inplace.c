@@ -276,3 +276,47 @@ ag_tensor *ag_clip_(ag_ctx *ctx, ag_tensor *scalars, ag_tensor *norm, ag_tensor 
     return ag_apply(ctx, &ag_op_clip_, (ag_tensor *[]){scalars, norm, sums},
                     &(op_clip_attr){.column = column, .max_norm = max_norm});
 }
+
+/* --- loss_scale_: after an update ----------------------------------------------------------------- */
+
+static ag_status loss_scale_shape(ag_call *call)
+{
+    if (op_check_in_place(call) != AG_OK || check_doubles(call, 0, 1) != AG_OK || check_doubles(call, 1, 1) != AG_OK)
+        return ag_status_of(call->ctx);
+    if (ag_numel(call->in[0]) != 3)
+        return ag_fail(call->ctx, AG_ESHAPE, "loss_scale_: want scale, good and bad updates, got %s",
+                       OP_SHAPE(call->in[0]));
+    return AG_OK;
+}
+
+static ag_status loss_scale_cpu(ag_call *call)
+{
+    const op_loss_scale_attr *a = call->attr;
+    const double *norm = ag_data(call->in[1]);
+    double *s = ag_data(call->in[0]);
+
+    if (!isfinite(norm[0])) {
+        s[0] *= a->backoff;
+        s[1] = 0.0;
+        s[2] += 1.0;
+    } else if ((s[1] += 1.0) >= (double)a->interval) {
+        s[0] = isfinite((float)(s[0] * a->growth)) ? s[0] * a->growth : s[0];
+        s[1] = 0.0;
+    }
+    return AG_OK;
+}
+
+const ag_op ag_op_loss_scale_ = {
+    .name = "loss_scale_",
+    .n_in = 2,
+    .attr_size = sizeof(op_loss_scale_attr),
+    .shape = loss_scale_shape,
+    .run = {[AG_CPU] = loss_scale_cpu},
+};
+
+ag_tensor *ag_loss_scale_(ag_ctx *ctx, ag_tensor *scale, ag_tensor *norm, double growth, double backoff,
+                          int64_t interval)
+{
+    return ag_apply(ctx, &ag_op_loss_scale_, (ag_tensor *[]){scale, norm},
+                    &(op_loss_scale_attr){.growth = growth, .backoff = backoff, .interval = interval});
+}

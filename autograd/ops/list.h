@@ -32,7 +32,7 @@ extern const ag_op ag_op_embedding, ag_op_embedding_backward;
 extern const ag_op ag_op_row_loss, ag_op_row_loss_backward;
 extern const ag_op ag_op_timestep_embedding, ag_op_normal;
 extern const ag_op ag_op_dropout;
-extern const ag_op ag_op_add_, ag_op_scale_, ag_op_fill_, ag_op_lerp_, ag_op_sumsq_, ag_op_clip_;
+extern const ag_op ag_op_add_, ag_op_scale_, ag_op_fill_, ag_op_lerp_, ag_op_sumsq_, ag_op_clip_, ag_op_loss_scale_;
 extern const ag_op ag_op_adamw_, ag_op_adamw8bit_, ag_op_sgd_, ag_op_lion_, ag_op_ranger_,
     ag_op_prodigy_d_, ag_op_prodigy_moments_, ag_op_prodigy_step_, ag_op_adafactor_moments_,
     ag_op_adafactor_sums_, ag_op_adafactor_step_;
