@@ -361,13 +361,13 @@ size_t ag_bytes_peak(const ag_ctx *ctx, ag_lifetime lifetime)
 
 size_t ag_bytes_touched(const ag_ctx *ctx)
 {
-    size_t bytes = 0;
+    size_t bytes = 0, arena = 0;
 
     for (int h = 0; h < AG_N_HEAPS; h++) {
         bytes += ctx->heap[h] ? ag_heap_touched_peak(ctx->heap[h]) : 0;
-        bytes += ctx->arena[h] ? ag_heap_touched_peak(ctx->arena[h]) : 0;
+        arena += ctx->arena[h] ? ag_heap_touched_peak(ctx->arena[h]) : 0;
     }
-    return bytes;
+    return bytes + (arena > ctx->arena_touched ? arena : ctx->arena_touched);
 }
 
 void ag_bytes_reset_peak(ag_ctx *ctx)

@@ -27,6 +27,7 @@ typedef enum ag_lifetime {
     AG_MODEL,   /* parameters, moments, gradients: until released by their owner */
     AG_STEP,    /* activations and what the tape keeps */
     AG_SCRATCH, /* workspace inside one op */
+    AG_OFFLOADED, /* as AG_MODEL; AG_CUDA keeps it in the host's memory, which kernels read and write over the bus */
     AG_N_LIFETIMES
 } ag_lifetime;
 

@@ -75,6 +75,10 @@ typedef struct ag_cuda_api {
     /* Give back what lies wholly inside [from, to). Waits for the stream. */
     void (*unmap)(ag_cuda_range *range, size_t from, size_t to);
     size_t (*mapped)(const ag_cuda_range *range); /* bytes of memory behind it */
+    /* Host memory that kernels may read and write at the same address; NULL when refused. unpin waits. */
+    void *(*pin)(ag_cuda *cuda, size_t bytes);
+    void (*unpin)(ag_cuda *cuda, void *memory);
+    size_t (*free_bytes)(ag_cuda *cuda); /* on the device; 0 when it does not say */
 } ag_cuda_api;
 
 /* NULL in a program that was built without CUDA. */

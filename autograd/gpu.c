@@ -3,7 +3,7 @@
 
 #include <stdio.h>
 
-#include "autograd/cuda.h"
+#include "autograd/internal.h"
 
 void ag_gpus_find(ag_gpus *out)
 {
@@ -21,4 +21,15 @@ bool ag_gpu_is_there(void)
     const ag_cuda_api *api = ag_cuda_built();
 
     return api && api->count() > 0;
+}
+
+size_t ag_gpu_room(const ag_ctx *ctx)
+{
+    size_t bytes = ctx->cuda ? ctx->cuda_api->free_bytes(ctx->cuda) : 0;
+
+    for (int h = 0; bytes && h < AG_N_HEAPS; h++) {
+        bytes += ag_heap_mapped(ctx->heap[h]);
+        bytes += ctx->arena[h] ? ag_heap_mapped(ctx->arena[h]) : 0;
+    }
+    return bytes;
 }

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "autograd/context.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -31,6 +33,10 @@ bool ag_gpu_is_there(void);
 
 /* Look for them. Needs no context and takes no memory of a device. */
 void ag_gpus_find(ag_gpus *out);
+
+/* Bytes of tensors that a context on AG_CUDA may have in all: those that it has memory for, and what is free on its
+ * device. 0 on other devices, and when the device does not say. */
+size_t ag_gpu_room(const ag_ctx *ctx);
 
 #ifdef __cplusplus
 }

@@ -17,8 +17,9 @@ enum { AG_MESSAGE_SIZE = 16384, AG_MAX_SCRATCH = 16, AG_N_HOST_CLASSES = 16 };
 typedef struct ag_storage {
     int refs;
     ag_lifetime lifetime;
-    ag_heap *heap;
+    ag_heap *heap; /* NULL: pinned memory of the host */
     ag_block *block;
+    size_t pinned; /* bytes of it */
     void *data;   /* NULL on AG_META */
     bool is_held; /* a graph knows its address */
 } ag_storage;
@@ -110,6 +111,7 @@ struct ag_ctx {
 
     /* autograd/replay.c */
     ag_heap *arena[AG_N_HEAPS]; /* changed with heap[] while a repeated step is run or recorded */
+    size_t arena_touched;       /* by arenas that are no more, at most */
     int n_replays, n_graphs;    /* that use the arena; that hold addresses in it */
     uint64_t n_stale;           /* tensors that a graph knew and that were let go */
     bool in_arena, is_recorded; /* they are changed; what is queued goes into a graph */

@@ -320,3 +320,8 @@ size_t ag_heap_touched_peak(const ag_heap *heap)
 {
     return heap->touched_peak;
 }
+
+size_t ag_heap_mapped(const ag_heap *heap)
+{
+    return heap->range ? heap->ctx->cuda_api->mapped(heap->range) : 0;
+}

@@ -39,6 +39,7 @@ void ag_heap_give(ag_heap *heap, ag_block *block);
 void *ag_heap_address(const ag_heap *heap, const ag_block *block); /* NULL on AG_META */
 
 void ag_heap_trim(ag_heap *heap);
+size_t ag_heap_mapped(const ag_heap *heap); /* a device's memory behind it now */
 size_t ag_heap_touched_peak(const ag_heap *heap); /* most bytes resident at once, if all was written */
 
 #endif /* AG_MEMORY_H */

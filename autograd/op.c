@@ -190,7 +190,7 @@ static ag_status hold(ag_ctx *ctx, const ag_tensor *t)
 {
     ag_storage *s = t->storage;
 
-    if (s->lifetime == AG_MODEL)
+    if (s->lifetime == AG_MODEL || s->lifetime == AG_OFFLOADED)
         s->is_held = true;
     else if (s->heap != ctx->heap[AG_HEAP_STEP] && s->heap != ctx->heap[AG_HEAP_STEP_SMALL])
         ag_check_recorded(ctx, "reads a tensor of another step");

@@ -56,12 +56,16 @@ static ag_status open_arena(ag_ctx *ctx)
 
 static void close_arena(ag_ctx *ctx)
 {
+    size_t touched = 0;
+
     if (--ctx->n_replays > 0)
         return;
     for (int h = 0; h < AG_N_HEAPS; h++) {
+        touched += ctx->arena[h] ? ag_heap_touched_peak(ctx->arena[h]) : 0;
         ag_heap_free(ctx->arena[h]);
         ctx->arena[h] = NULL;
     }
+    ctx->arena_touched = touched > ctx->arena_touched ? touched : ctx->arena_touched;
 }
 
 /* From here on memory of steps is taken from the arena; the same again: from where it was. */

@@ -29,14 +29,21 @@ const char *ag_dtype_name(ag_dtype dtype)
 
 static ag_heap *heap_for(ag_ctx *ctx, ag_lifetime lifetime, size_t bytes)
 {
-    if (lifetime == AG_MODEL)
+    if (lifetime == AG_MODEL || lifetime == AG_OFFLOADED)
         return ctx->heap[AG_HEAP_MODEL];
     if (lifetime == AG_SCRATCH)
         return ctx->heap[AG_HEAP_SCRATCH];
     return ctx->heap[bytes < AG_SMALL_BYTES ? AG_HEAP_STEP_SMALL : AG_HEAP_STEP];
 }
 
-static const char *LIFETIME_NAMES[AG_N_LIFETIMES] = {"model", "step", "scratch"};
+static const char *LIFETIME_NAMES[AG_N_LIFETIMES] = {"model", "step", "scratch", "offloaded"};
+
+static void count(ag_ctx *ctx, ag_lifetime lifetime, size_t bytes)
+{
+    ctx->now[lifetime] += bytes;
+    if (ctx->now[lifetime] > ctx->peak[lifetime])
+        ctx->peak[lifetime] = ctx->now[lifetime];
+}
 
 /* Take a block and count it; fails the context when refused. */
 static ag_block *take_block(ag_ctx *ctx, ag_lifetime lifetime, ag_heap *heap, size_t bytes)
@@ -56,9 +63,7 @@ static ag_block *take_block(ag_ctx *ctx, ag_lifetime lifetime, ag_heap *heap, si
                 (double)ctx->now[AG_MODEL] / 1048576, (double)ctx->now[AG_STEP] / 1048576);
         return NULL;
     }
-    ctx->now[lifetime] += block->size;
-    if (ctx->now[lifetime] > ctx->peak[lifetime])
-        ctx->peak[lifetime] = ctx->now[lifetime];
+    count(ctx, lifetime, block->size);
     return block;
 }
 
@@ -68,15 +73,35 @@ static void give_block(ag_ctx *ctx, ag_lifetime lifetime, ag_heap *heap, ag_bloc
     ag_heap_give(heap, block);
 }
 
+/* Memory of the host that the device sees, at the same address; on AG_META none, but counted. */
+static bool take_pinned(ag_ctx *ctx, ag_storage *storage, size_t bytes)
+{
+    storage->pinned = bytes ? bytes : 1;
+    storage->data = ctx->cuda && !ag_is_refused(ctx) ? ctx->cuda_api->pin(ctx->cuda, storage->pinned) : NULL;
+    if (ctx->cuda && !storage->data) {
+        ag_fail(ctx, AG_ENOMEM, "out of memory: %.1f MiB of the host's memory wanted for the device, %.1f in use so",
+                (double)bytes / 1048576, (double)ctx->now[AG_OFFLOADED] / 1048576);
+        return false;
+    }
+    count(ctx, AG_OFFLOADED, storage->pinned);
+    return true;
+}
+
 static ag_storage *storage_new(ag_ctx *ctx, ag_lifetime lifetime, size_t bytes)
 {
     ag_storage *storage = ag_host_take(ctx, sizeof *storage);
 
     if (!storage)
         return NULL;
+    memset(storage, 0, sizeof *storage);
     storage->refs = 1;
-    storage->is_held = false;
     storage->lifetime = lifetime;
+    if (lifetime == AG_OFFLOADED && ag_ctx_target(ctx) == AG_CUDA) {
+        if (take_pinned(ctx, storage, bytes))
+            return storage;
+        ag_host_give(ctx, storage, sizeof *storage);
+        return NULL;
+    }
     storage->heap = heap_for(ctx, lifetime, bytes);
     storage->block = take_block(ctx, lifetime, storage->heap, bytes);
     if (!storage->block) {
@@ -92,7 +117,13 @@ void ag_storage_release(ag_ctx *ctx, ag_storage *storage)
     if (!storage || --storage->refs > 0)
         return;
     ctx->n_stale += storage->is_held;
-    give_block(ctx, storage->lifetime, storage->heap, storage->block);
+    if (storage->pinned) {
+        ctx->now[storage->lifetime] -= storage->pinned;
+        if (storage->data)
+            ctx->cuda_api->unpin(ctx->cuda, storage->data);
+    } else {
+        give_block(ctx, storage->lifetime, storage->heap, storage->block);
+    }
     ag_host_give(ctx, storage, sizeof *storage);
 }
 
@@ -185,6 +216,11 @@ ag_tensor *ag_pool_add(ag_ctx *ctx, ag_tensor *t)
     return ctx->pool[ctx->n_pool++] = t;
 }
 
+static bool belongs_to_caller(ag_lifetime lifetime)
+{
+    return lifetime == AG_MODEL || lifetime == AG_OFFLOADED;
+}
+
 ag_tensor *ag_empty(ag_ctx *ctx, ag_lifetime lifetime, ag_dtype dtype, int n_dims, const int64_t *dims)
 {
     ag_tensor *t;
@@ -199,7 +235,7 @@ ag_tensor *ag_empty(ag_ctx *ctx, ag_lifetime lifetime, ag_dtype dtype, int n_dim
         ag_release(t);
         return NULL;
     }
-    return lifetime == AG_MODEL ? t : ag_pool_add(ctx, t);
+    return belongs_to_caller(lifetime) ? t : ag_pool_add(ctx, t);
 }
 
 ag_tensor *ag_full(ag_ctx *ctx, ag_lifetime lifetime, double value, int n_dims, const int64_t *dims)
@@ -207,7 +243,7 @@ ag_tensor *ag_full(ag_ctx *ctx, ag_lifetime lifetime, double value, int n_dims, 
     ag_tensor *t = ag_empty(ctx, lifetime, AG_F32, n_dims, dims);
 
     if (t && !ag_fill_(ctx, t, value)) {
-        if (lifetime == AG_MODEL)
+        if (belongs_to_caller(lifetime))
             ag_release(t);
         return NULL;
     }
@@ -251,6 +287,11 @@ static ag_status check_bytes(ag_ctx *ctx, const ag_tensor *t, size_t bytes, cons
     return AG_OK;
 }
 
+static bool is_pinned(const ag_tensor *t)
+{
+    return t->storage && t->storage->pinned;
+}
+
 ag_status ag_write(ag_ctx *ctx, ag_tensor *t, const void *host, size_t bytes)
 {
     const ag_status status = check_bytes(ctx, t, bytes, "write to");
@@ -259,7 +300,9 @@ ag_status ag_write(ag_ctx *ctx, ag_tensor *t, const void *host, size_t bytes)
         return status;
     if (ag_check_recorded(ctx, "brings values from the host") != AG_OK)
         return ctx->status;
-    if (ctx->cuda)
+    if (is_pinned(t) && ag_wait(ctx) != AG_OK)
+        return ctx->status;
+    if (ctx->cuda && !is_pinned(t))
         return ag_bundle_run(ctx) != AG_OK ? ctx->status : ctx->cuda_api->write(ctx->cuda, ag_data(t), host, bytes);
     memcpy(ag_data(t), host, bytes);
     return AG_OK;
@@ -273,7 +316,9 @@ ag_status ag_read(ag_ctx *ctx, const ag_tensor *t, void *host, size_t bytes)
         return status;
     if (ag_check_recorded(ctx, "reads values back to the host") != AG_OK)
         return ctx->status;
-    if (ctx->cuda)
+    if (is_pinned(t) && ag_wait(ctx) != AG_OK)
+        return ctx->status;
+    if (ctx->cuda && !is_pinned(t))
         return ag_bundle_run(ctx) != AG_OK ? ctx->status : ctx->cuda_api->read(ctx->cuda, host, ag_data(t), bytes);
     if (ag_data(t))
         memcpy(host, ag_data(t), bytes);
@@ -288,6 +333,8 @@ const void *ag_look(ag_ctx *ctx, const ag_tensor *t)
 
     if (!ctx->cuda)
         return ag_data(t);
+    if (is_pinned(t))
+        return ag_wait(ctx) == AG_OK ? ag_data(t) : NULL;
     copy = ag_new(ctx, ag_nbytes(t), 1, "a tensor on the host");
     if (copy && ag_read(ctx, t, copy, ag_nbytes(t)) == AG_OK)
         return copy;

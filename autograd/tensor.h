@@ -33,7 +33,7 @@ const char *ag_dtype_name(ag_dtype dtype);
 /* --- make -------------------------------------------------------------------------------- */
 
 /* A new tensor with undefined content. With AG_STEP it belongs to the open scope, with AG_MODEL
- * to the caller. NULL (and the context failed) when memory is refused or a dimension is < 0. */
+ * and AG_OFFLOADED to the caller. NULL (and the context failed) when memory is refused or a dimension is < 0. */
 ag_tensor *ag_empty(ag_ctx *ctx, ag_lifetime lifetime, ag_dtype dtype, int n_dims, const int64_t *dims);
 ag_tensor *ag_full(ag_ctx *ctx, ag_lifetime lifetime, double value, int n_dims, const int64_t *dims); /* f32 */
 /* A step tensor with values copied from the host. */

@@ -433,7 +433,8 @@ static void print_plain(const bench *b, const row *r, const measured *m)
            r->name, (long long)b->o->px, (long long)b->batch, ag_ctx_threads(b->ctx), ag_dtype_name(b->compute),
            m->best, (long long)b->o->repeat, m->mean, m->cpu, m->gb, m->open);
     for (int l = 0; l < AG_N_LIFETIMES; l++) {
-        static const char *const NAMES[] = {"parameters and their like", "activations", "workspace"};
+        static const char *const NAMES[] = {"parameters and their like", "activations", "workspace",
+                                            "states in host memory"};
         printf("  %-26s %8.3f GB at most\n", NAMES[l], 1e-9 * (double)ag_bytes_peak(b->ctx, (ag_lifetime)l));
     }
 }

@@ -72,9 +72,11 @@ static int finish(ag_ctx *ctx)
 }
 
 /* The work itself, where and as watched as `device` says (NULL: on the CPU, unwatched). */
-static int work(const cli_device *device, void *options, cli_parsed *parsed, cli_body body)
+static int work(const cli_syntax *syntax, const cli_device *device, void *options, cli_parsed *parsed, cli_body body)
 {
-    const ag_ctx_options where = {.device = device ? (ag_device)device->device : AG_CPU,
+    const ag_device target = device ? (ag_device)device->device : AG_CPU;
+    const ag_ctx_options where = {.device = syntax->foresees && target == AG_CUDA ? AG_META : target,
+                                  .stands_for = target,
                                   .n_threads = device ? (int)device->threads : 0,
                                   .allow_tf32 = device && device->allow_tf32,
                                   .no_graphs = device && !device->cuda_graphs};
@@ -85,7 +87,7 @@ static int work(const cli_device *device, void *options, cli_parsed *parsed, cli
         fprintf(stderr, "agewright: out of memory\n");
         return CLI_EXIT_MEMORY;
     }
-    if (where.allow_tf32 && where.device != AG_CUDA)
+    if (where.allow_tf32 && target != AG_CUDA)
         fprintf(stderr, "--allow_tf32 has no effect: a GPU's matter\n");
     if (watches && ag_status_of(ctx) == AG_OK)
         parsed->profile = cli_profile_new(ctx, device->trace);
@@ -142,7 +144,7 @@ int cli_run(const cli_syntax *syntax, size_t options_size, size_t device_offset,
         ag_ctx_free(ctx);
         if (device && device->device == AUTO)
             device->device = ag_gpu_is_there() ? AG_CUDA : AG_CPU;
-        code = work(device, options, &parsed, body);
+        code = work(syntax, device, options, &parsed, body);
     }
     cli_parsed_free(&parsed);
     free(options);

@@ -74,6 +74,7 @@ typedef struct cli_syntax {
     const cli_group *groups; /* ends with a NULL title */
     const cli_default *defaults; /* ends with a NULL name; NULL: the tables' */
     int n_positional_max;
+    bool foresees; /* nothing is computed on --device cuda: AG_META stands for it, and it need not be there */
     bool nothing_required; /* take required flags as optional: the groups are another command's */
 } cli_syntax;
 

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "autograd/gpu.h"
 #include "cli/train.h"
 #include "data/file.h"
 #include "data/json.h"
@@ -10,7 +11,7 @@ typedef struct options {
     cli_train_options command; /* of the command that is foreseen, first: its groups fill it */
     const cli_trainer *trainer;
     int64_t pictures;
-    double measure;
+    double measure, gpu_memory;
     bool json;
 } options;
 
@@ -22,6 +23,8 @@ static const cli_flag PLAN_FLAGS[] = {
      .help = "how long to measure this machine for the forecast of time; 0: memory only"},
     {.name = "pictures", .kind = CLI_INT, .offset = AT(pictures), .value = "N", .fallback = "150",
      .low = 1, .high = 1e8, .help = "how many to assume while --instance_data_dir is not there"},
+    {.name = "gpu_memory", .kind = CLI_REAL, .offset = AT(gpu_memory), .value = "GIB", .fallback = "0", .low = 0,
+     .high = 1e6, .help = "with --device cuda: the memory of the GPU, which need not be in this machine; 0: of the one that is"},
     {.name = "json", .kind = CLI_SWITCH, .offset = AT(json), .help = "print JSON"},
     {0},
 };
@@ -46,16 +49,25 @@ static void print_time(double seconds)
         printf("%.1f h", seconds / 3600.0);
 }
 
+static size_t room_of(const ag_ctx *ctx, const options *o)
+{
+    return train_planned_room(ctx, (size_t)(o->gpu_memory * GIB));
+}
+
 static void print_memory(const train_forecast *f)
 {
-    printf("%-12s %10s\n", "stage", "resident");
+    printf("%-12s %10s\n", "stage", f->device == AG_CUDA ? "on the GPU" : "resident");
     for (int s = 0; s < TRAIN_N_STAGES; s++)
         printf("%-12s %6.2f GiB%s\n", train_stage_names[s], (double)f->stage[s] / GIB,
                f->stage[s] == f->peak ? "  <- peak" : "");
     printf("training holds: weights %.2f, gradients %.2f, moments %.2f, activations %.2f, scratch "
-           "%.2f GiB; the process itself %.2f\n",
+           "%.2f GiB; ",
            (double)f->weights / GIB, (double)f->gradients / GIB, (double)f->moments / GIB,
-           (double)f->activations / GIB, (double)f->scratch / GIB, (double)f->base / GIB);
+           (double)f->activations / GIB, (double)f->scratch / GIB);
+    if (f->device == AG_CUDA)
+        printf("in host memory at least %.2f\n", (double)f->host / GIB);
+    else
+        printf("the process itself %.2f\n", (double)f->base / GIB);
 }
 
 static void print_kinds(const train_work *work)
@@ -96,14 +108,14 @@ static void print_times(const train_forecast *f, const train_work *work)
 
 static ag_status print_fit(ag_ctx *ctx, const options *o, const train_forecast *f)
 {
-    const size_t room = train_room();
+    const size_t room = room_of(ctx, o);
     char advice[256];
     size_t peak = 0;
 
     if (room == SIZE_MAX)
         return AG_OK;
-    printf("\npeak %.2f GiB, room on this machine %.2f GiB: ", (double)f->peak / GIB,
-           (double)room / GIB);
+    printf("\npeak %.2f GiB, room on %s %.2f GiB: ", (double)f->peak / GIB,
+           f->device == AG_CUDA ? "the GPU, beside its driver and libraries," : "this machine", (double)room / GIB);
     if (f->peak <= room) {
         printf("fits\n");
         return AG_OK;
@@ -122,7 +134,7 @@ static ag_status print_fit(ag_ctx *ctx, const options *o, const train_forecast *
 
 static ag_status print_json(ag_ctx *ctx, const options *o, const train_forecast *f)
 {
-    const size_t room = train_room();
+    const size_t room = room_of(ctx, o);
     json_t *root = json_object(), *stages = json_object(), *seconds = json_object();
     char advice[256] = "";
     size_t peak = 0;
@@ -155,7 +167,9 @@ static ag_status print_json(ag_ctx *ctx, const options *o, const train_forecast 
     json_object_set_new(root, "moments_bytes", json_integer((json_int_t)f->moments));
     json_object_set_new(root, "activations_bytes", json_integer((json_int_t)f->activations));
     json_object_set_new(root, "scratch_bytes", json_integer((json_int_t)f->scratch));
+    json_object_set_new(root, "device", json_string(f->device == AG_CUDA ? "cuda" : "cpu"));
     json_object_set_new(root, "base_bytes", json_integer((json_int_t)f->base));
+    json_object_set_new(root, "host_bytes", json_integer((json_int_t)f->host));
     json_object_set_new(root, "peak_bytes", json_integer((json_int_t)f->peak));
     if (room != SIZE_MAX)
         json_object_set_new(root, "room_bytes", json_integer((json_int_t)room));
@@ -216,17 +230,38 @@ static ag_status check(ag_ctx *ctx, options *o, const cli_parsed *parsed)
     return cli_check_optimizer(ctx, t, parsed);
 }
 
+/* Where the run would compute. */
+static ag_status measure_on_device(train_forecast *f, ag_ctx *ctx, train_work *work, const options *o)
+{
+    ag_ctx *gpu;
+
+    if (ag_ctx_target(ctx) != AG_CUDA)
+        return train_forecast_measure(f, work, ctx, o->measure);
+    gpu = ag_ctx_new(&(ag_ctx_options){.device = AG_CUDA, .n_threads = ag_ctx_threads(ctx),
+                                       .allow_tf32 = ag_ctx_allows_tf32(ctx)});
+    if (!gpu)
+        return ag_fail(ctx, AG_ENOMEM, "no memory for a context");
+    if (ag_status_of(gpu) == AG_OK)
+        train_forecast_measure(f, work, gpu, o->measure);
+    if (ag_status_of(gpu) != AG_OK)
+        ag_fail(ctx, ag_status_of(gpu), "%s", ag_message(gpu));
+    ag_ctx_free(gpu);
+    return ag_status_of(ctx);
+}
+
 static ag_status body(ag_ctx *ctx, void *memory, const cli_parsed *parsed)
 {
     options *o = memory;
     train_forecast f;
     train_work *work = NULL;
 
+    if (ag_ctx_target(ctx) == AG_CUDA && !ag_gpu_is_there())
+        o->measure = 0.0; /* the time is the GPU's */
     if (check(ctx, o, parsed) != AG_OK ||
         (o->measure > 0.0 && train_work_new(&work, ctx) != AG_OK))
         return ag_status_of(ctx);
     if (o->trainer->foresee(&f, ctx, &o->command.train, o->pictures, work) == AG_OK &&
-        (!work || train_forecast_measure(&f, work, ctx, o->measure) == AG_OK)) {
+        (!work || measure_on_device(&f, ctx, work, o) == AG_OK)) {
         ag_trim(ctx);
         if (o->json) {
             print_json(ctx, o, &f);
@@ -259,6 +294,7 @@ int cli_plan(int argc, char *const *argv)
         .groups = groups,
         .n_positional_max = 1,
         .nothing_required = true,
+        .foresees = true,
     };
     const cli_trainer *trainer = NULL;
 

@@ -139,6 +139,9 @@ const cli_flag cli_run_flags[] = {
      .value = "latest|DIR", .help = "go on from the newest whole checkpoint of --output_dir, or from one"},
     {.name = "gradient_checkpointing", .kind = CLI_SWITCH, .offset = AT(gradient_checkpointing),
      .help = "recompute blocks in the backward pass: less memory, about a third more time, the same bits"},
+    {.name = "offload_optimizer", .kind = CLI_SWITCH, .offset = AT(offload_optimizer),
+     .help = "keep the optimizer's states in the host's memory, which a GPU reads and writes over the bus: less of its own, "
+             "slower updates, the same bits"},
     {.name = "mixed_precision", .kind = CLI_CHOICE, .offset = AT(mixed_precision), .choices = PRECISIONS,
      .fallback = "auto", .help = "of activations; auto is bf16 on a GPU and where the CPU has AMX, else no (f32); fp16, with "
                                  "a loss scale that finds itself, is for --device cuda"},
@@ -370,6 +373,8 @@ ag_status cli_check_train(ag_ctx *ctx, train_options *o, const cli_parsed *parse
     if (o->text_encoder_lr > 0.0 && !o->train_text_encoder)
         fprintf(stderr, "--text_encoder_lr has no effect without --train_text_encoder\n");
     note_prior(o, parsed);
+    if (o->offload_optimizer && ag_ctx_target(ctx) != AG_CUDA)
+        fprintf(stderr, "--offload_optimizer changes nothing: the CPU's memory is the host's\n");
     for (const cli_flag *flag = unused; flag->name; flag++)
         if (cli_given(parsed, flag->name))
             fprintf(stderr, "--%s has no effect: %s\n", flag->name, flag->help);

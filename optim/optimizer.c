@@ -69,24 +69,29 @@ static ag_status check(ag_ctx *ctx, const opt_config *c)
 /* --- make ----------------------------------------------------------------------------------------- */
 
 /* n zeroed tensors of the shapes of `like`, into out. */
-static ag_status zeros_like(ag_tensor **out, ag_ctx *ctx, ag_tensor *const *like, int64_t n)
+static ag_status zeros_like(ag_tensor **out, ag_ctx *ctx, ag_lifetime lifetime, ag_tensor *const *like, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
-        out[i] = ag_full(ctx, AG_MODEL, 0.0, ag_ndim(like[i]), ag_dims(like[i]));
+        out[i] = ag_full(ctx, lifetime, 0.0, ag_ndim(like[i]), ag_dims(like[i]));
         if (!out[i])
             return ag_status_of(ctx);
     }
     return AG_OK;
 }
 
+static ag_lifetime lifetime_of(const opt_optimizer *opt)
+{
+    return opt->config.offload ? AG_OFFLOADED : AG_MODEL;
+}
+
 void opt_make_like(ag_ctx *ctx, opt_optimizer *opt, int slot, int64_t i)
 {
-    zeros_like(&opt->slots[slot * opt->n + i], ctx, &opt->params[i], 1);
+    zeros_like(&opt->slots[slot * opt->n + i], ctx, lifetime_of(opt), &opt->params[i], 1);
 }
 
 void opt_make_list(ag_ctx *ctx, opt_optimizer *opt, int slot, int64_t i, ag_dtype dtype, int64_t n)
 {
-    ag_tensor *t = ag_empty(ctx, AG_MODEL, dtype, 1, &n);
+    ag_tensor *t = ag_empty(ctx, lifetime_of(opt), dtype, 1, &n);
     void *zeros = t ? ag_new(ctx, ag_nbytes(t), 1, "optimizer") : NULL;
 
     opt->slots[slot * opt->n + i] = t;
@@ -386,7 +391,7 @@ ag_status opt_ema_new(opt_ema **out, ag_ctx *ctx, ag_tensor *const *params, int6
     ema->decay = decay;
     ema->shadow = ag_new(ctx, (size_t)n, sizeof *ema->shadow, "moving average");
     ema->weight = ag_empty(ctx, AG_MODEL, AG_F32, 0, NULL);
-    if (ema->shadow && ema->weight && zeros_like(ema->shadow, ctx, params, n) == AG_OK)
+    if (ema->shadow && ema->weight && zeros_like(ema->shadow, ctx, AG_MODEL, params, n) == AG_OK)
         for (int64_t i = 0; i < n; i++)
             ag_copy(ctx, ema->shadow[i], params[i]);
     if (ag_status_of(ctx) != AG_OK) {

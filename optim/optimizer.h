@@ -34,6 +34,7 @@ extern const char *const opt_kind_names[]; /* "adamw", ..., NULL */
 typedef struct opt_config {
     opt_kind kind;
     double beta1, beta2, eps, weight_decay; /* Adafactor: beta1 NAN is no first moment, eps is eps[0] */
+    bool offload; /* the states of tensors are AG_OFFLOADED: the same bits, less of a GPU's memory */
     struct {
         double momentum, dampening;
         bool nesterov;

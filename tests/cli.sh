@@ -44,6 +44,7 @@ refused 2 'output_dir.*is required' specialize $names
 refused 2 'instance_prompt.* a ' $train --instance_prompt "photo of person"
 refused 2 'max_timestep' $train --min_timestep 500 --max_timestep 400
 refused 2 'model.s 1000' $train --max_timestep 2000
+refused 2 'fp16.*--device cuda' $train --device cpu --mixed_precision fp16
 printf 'learning_rat: 1\n' >bad.yaml
 refused 2 'bad.yaml.*learning_rat' $train --config bad.yaml
 printf 'seed: [1\n' >broken.yaml
@@ -160,6 +161,14 @@ grep -q '"name":"conv2d"' trace.json && tail -n 1 trace.json | grep -q ']}' || c
     complain "sheet: $(cat stderr)"
 "$agewright" sheet --images alone/00000.png none --columns 2 --output half.png 2>stderr || complain "sheet: $(cat stderr)"
 cmp -s half.png again.png && complain "sheet: an empty place is none"
+for gib in 0 80; do # a GPU that need not be there
+    "$agewright" plan $train --device cuda --measure_seconds 0 --gpu_memory $gib >plan 2>stderr ||
+        complain "plan --device cuda: $(cat stderr)"
+    grep -q 'on the GPU' plan || complain "plan --device cuda: $(cat plan)"
+done
+grep -q 'fits' plan || complain "plan --gpu_memory 80: $(cat plan)"
+"$agewright" plan $train --device cuda --measure_seconds 0 --gpu_memory 0.63 | grep -q 'does not fit' ||
+    complain "plan --gpu_memory 0.63"
 rm -rf out
 refused 3 '/dev/null/t.json' doctor --trace /dev/null/t.json
 exit $failed

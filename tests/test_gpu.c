@@ -4,6 +4,7 @@
 #include "autograd/gpu.h"
 #include "autograd/grad.h"
 #include "autograd/ops.h"
+#include "optim/optimizer.h"
 #include "tests/check.h"
 
 static void found(void **state)
@@ -64,9 +65,67 @@ static void tf32(void **state)
         assert_true(far > 1e-5);
 }
 
+/* Five updates of two tensors; their values, and one by one the states, into out. */
+enum { P = 300, Q = 5000, MOST = 8 * (P + Q) };
+
+static int64_t updates(double *out, opt_kind kind, bool offload)
+{
+    ag_ctx *ctx = check_ctx();
+    opt_config config = opt_defaults(kind);
+    ag_tensor *p[2], *g[2];
+    opt_optimizer *opt = NULL;
+    uint64_t seed = 9;
+    char name[64];
+    int64_t n = 0;
+
+    config.offload = offload;
+    config.sgd.momentum = 0.9;
+    for (int i = 0; i < 2; i++) {
+        const int64_t dims[] = {10, i ? Q / 10 : P / 10};
+        ag_tensor *random = check_random(ctx, &seed, 2, dims);
+        p[i] = ag_full(ctx, AG_MODEL, 0.0, 2, dims);
+        ag_copy(ctx, p[i], random);
+        g[i] = check_random(ctx, &seed, 2, dims);
+    }
+    opt_new(&opt, ctx, &config, &(opt_params){.n = 2, .tensors = p, .names = (const char *[]){"p", "q"}});
+    check_ok(ctx, opt_kind_names[kind]);
+    assert_true((ag_bytes_now(ctx, AG_OFFLOADED) > 0) == offload);
+    for (int t = 1; t <= 5; t++)
+        opt_update(ctx, opt, g, t, 1e-2, 1.0, 1.0);
+    for (int64_t i = 0; i < 2 + opt_state_count(opt); i++) {
+        const ag_tensor *x = i < 2 ? p[i] : opt_state_at(opt, i - 2, name, sizeof name);
+        const void *values = ag_look(ctx, x);
+        assert_non_null(values);
+        memcpy((char *)out + n, values, ag_nbytes(x));
+        n += (int64_t)ag_nbytes(x);
+        ag_look_away(x, values);
+    }
+    check_ok(ctx, opt_kind_names[kind]);
+    opt_free(opt);
+    assert_int_equal(ag_bytes_now(ctx, AG_OFFLOADED), 0);
+    ag_release(p[0]);
+    ag_release(p[1]);
+    ag_ctx_free(ctx);
+    return n;
+}
+
+/* Where the states are kept makes no difference. */
+static void offload(void **state)
+{
+    static double here[MOST], there[MOST];
+
+    (void)state;
+    for (int kind = 0; kind < OPT_N_KINDS; kind++) {
+        const int64_t n = updates(here, (opt_kind)kind, false);
+        assert_int_equal(updates(there, (opt_kind)kind, true), n);
+        if (memcmp(here, there, (size_t)n) != 0)
+            fail_msg("%s: other bits with its states on the host", opt_kind_names[kind]);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(found), cmocka_unit_test(tf32)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(found), cmocka_unit_test(tf32), cmocka_unit_test(offload)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

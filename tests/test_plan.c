@@ -10,6 +10,8 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "autograd/gpu.h"
+#include "cli/command.h"
 #include "cli/train.h"
 #include "data/faces.h"
 #include "data/file.h"
@@ -392,7 +394,7 @@ static void a_run_without_memory_says_what_it_wants(void **state)
 
     (void)state;
     train_specialize(ctx, &o, NULL);
-    check_failed_with(ctx, AG_ENOMEM, "; forecast of this run: 0.1 GiB, in use at most: 0.0");
+    check_failed_with(ctx, AG_ENOMEM, "; forecast of this run: ");
     ag_ctx_free(ctx);
 }
 
@@ -417,7 +419,140 @@ static void refusals(void **state)
     ag_ctx_free(ctx);
 }
 
-int main(void)
+/* --- on a GPU ----------------------------------------------------------------------------------- */
+
+/* The forecast of AG_META in a GPU's stead, against a run there: tensors, and no less than the run's scratch. */
+static void memory_of_gpu(const char *what, const train_options *options)
+{
+    ag_ctx *meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META, .stands_for = AG_CUDA, .n_threads = 1});
+    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = AG_CUDA, .n_threads = 1});
+    json_t *config = json_object();
+    train_forecast f;
+    double taken, most;
+
+    train_specialize_forecast(&f, meta, options, 100, NULL);
+    check_ok(meta, what);
+    train_specialize(ctx, options, config);
+    check_ok(ctx, what);
+    taken = (double)ag_bytes_touched(ctx);
+    most = (double)f.peak;
+    if (f.device != AG_CUDA || f.host == 0 || taken > 1.01 * most || taken < most - (double)TRAIN_GPU_SCRATCH_BYTES)
+        fail_msg("%s: %.1f MB on the GPU foreseen, %.1f taken", what, 1e-6 * most, 1e-6 * taken);
+    json_decref(config);
+    ag_ctx_free(ctx);
+    ag_ctx_free(meta);
+}
+
+static void memory_on_gpu(void **state)
+{
+    train_options o = plain_options();
+
+    (void)state;
+    memory_of_gpu("f32", &o);
+    o.mixed_precision = TRAIN_PRECISION_FP16;
+    o.gradient_checkpointing = true;
+    o.train_batch_size = 2;
+    memory_of_gpu("f16", &o);
+    o.offload_optimizer = true;
+    o.mixed_precision = TRAIN_PRECISION_AUTO;
+    memory_of_gpu("states on the host", &o);
+}
+
+/* Where the states are: not on the GPU. */
+static void offloaded(void **state)
+{
+    ag_ctx *meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META, .stands_for = AG_CUDA, .n_threads = 1});
+    train_options o = plain_options();
+    train_forecast here, there;
+
+    (void)state;
+    train_specialize_forecast(&here, meta, &o, 6, NULL);
+    o.offload_optimizer = true;
+    train_specialize_forecast(&there, meta, &o, 6, NULL);
+    check_ok(meta, "two forecasts");
+    assert_true(here.moments > 0 && there.moments < here.moments / 100);
+    assert_true(there.host >= here.host + here.moments - here.moments / 100 && there.peak < here.peak);
+    ag_ctx_free(meta);
+}
+
+/* What a GPU gives room for is known without it. */
+static void advice_for_gpu(void **state)
+{
+    ag_ctx *meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META, .stands_for = AG_CUDA, .n_threads = 1});
+    train_options o = plain_options();
+    char text[256];
+    train_forecast f;
+    size_t peak;
+
+    (void)state;
+    o.gradient_checkpointing = true;
+    train_specialize_forecast(&f, meta, &o, 6, NULL);
+    train_forecast_advise(text, sizeof text, &peak, meta, &o, 6, f.peak - 1, train_specialize_forecast);
+    check_ok(meta, "advice");
+    assert_string_equal(text, "--offload_optimizer");
+    assert_true(peak > 0 && peak < f.peak);
+    assert_int_equal(train_planned_room(meta, (size_t)80 << 30), ((size_t)80 << 30) - TRAIN_GPU_BASE_BYTES);
+    ag_ctx_free(meta);
+}
+
+/* This program again, as a run on a device of too few MiB: it ends with one line that says what would fit. */
+static void a_gpu_without_memory_says_what_it_wants(void **state)
+{
+    ag_ctx *meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META, .stands_for = AG_CUDA, .n_threads = 1});
+    train_options o = plain_options();
+    char command[1024], program[512], line[2048] = "", more[64];
+    train_forecast f;
+    ssize_t n;
+    FILE *child;
+    int code;
+
+    (void)state;
+    train_specialize_forecast(&f, meta, &o, 6, NULL);
+    check_ok(meta, "a forecast");
+    ag_ctx_free(meta);
+    n = readlink("/proc/self/exe", program, sizeof program - 1);
+    assert_true(n > 0);
+    program[n] = '\0';
+    snprintf(command, sizeof command, "CUDA_HOST_MIB=%zu '%s' starve '%s' 2>/dev/null", f.peak * 9 / 10 >> 20, program,
+             root);
+    child = popen(command, "r");
+    assert_non_null(child);
+    assert_non_null(fgets(line, sizeof line, child));
+    assert_null(fgets(more, sizeof more, child));
+    code = pclose(child);
+    assert_true(WIFEXITED(code));
+    assert_int_equal(WEXITSTATUS(code), 4);
+    if (!strstr(line, "; forecast of this run on the GPU: ") || !strstr(line, "there is room for") ||
+        !strstr(line, "--gradient_checkpointing"))
+        fail_msg("%s", line);
+}
+
+static int starve(const char *folder)
+{
+    ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = AG_CUDA, .n_threads = 1});
+    json_t *config = json_object();
+    train_options o;
+    int code;
+
+    snprintf(root, sizeof root, "%s", folder);
+    o = plain_options();
+    train_specialize(ctx, &o, config);
+    puts(ag_message(ctx));
+    code = cli_exit_code(ag_status_of(ctx));
+    json_decref(config);
+    ag_ctx_free(ctx);
+    return code;
+}
+
+static bool is_stand_in(void)
+{
+    ag_gpus gpus;
+
+    ag_gpus_find(&gpus);
+    return gpus.n > 0 && strstr(gpus.list[0].name, "stand-in");
+}
+
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory),
@@ -427,7 +562,19 @@ int main(void)
         cmocka_unit_test(advice),
         cmocka_unit_test(a_run_without_memory_says_what_it_wants),
         cmocka_unit_test(refusals),
+        cmocka_unit_test(offloaded),
+        cmocka_unit_test(advice_for_gpu),
+    };
+    const struct CMUnitTest on_gpu[] = {
+        cmocka_unit_test(memory_on_gpu),
+        cmocka_unit_test(offloaded),
+        cmocka_unit_test(advice_for_gpu),
+        cmocka_unit_test(a_gpu_without_memory_says_what_it_wants), /* last: only stand-ins can be made small */
     };
 
+    if (argc == 3 && strcmp(argv[1], "starve") == 0)
+        return starve(argv[2]);
+    if (check_device() == AG_CUDA)
+        return _cmocka_run_group_tests("plan on a GPU", on_gpu, is_stand_in() ? 4 : 3, set_up, tear_down);
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -427,6 +427,7 @@ static bool is_free_to_change(const char *key)
                                        "num_train_epochs",
                                        "threads",
                                        "gradient_checkpointing",
+                                       "offload_optimizer",
                                        "no_cache",
                                        "checkpointing_steps",
                                        "checkpoints_total_limit",

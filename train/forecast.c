@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include "autograd/available.h"
+#include "autograd/gpu.h"
+#include "autograd/op.h"
 
 const char *const train_phase_names[] = {[TRAIN_PHASE_TEXT] = "text",
                                          [TRAIN_PHASE_PICTURE] = "picture",
@@ -54,7 +56,8 @@ double train_forecast_total(const train_forecast *f)
 
 /* --- what would fit --------------------------------------------------------------------------- */
 
-size_t train_room(void)
+/* Of the host. */
+static size_t host_room(void)
 {
     const size_t left = ag_available_bytes();
     FILE *file = fopen("/proc/self/statm", "r");
@@ -68,23 +71,68 @@ size_t train_room(void)
     return left == SIZE_MAX ? left : left + (size_t)resident * (size_t)sysconf(_SC_PAGESIZE);
 }
 
+size_t train_room(const ag_ctx *ctx)
+{
+    const size_t room = ag_gpu_room(ctx);
+
+    if (ag_ctx_device(ctx) != AG_CUDA)
+        return host_room();
+    return room ? room : SIZE_MAX;
+}
+
+size_t train_planned_room(const ag_ctx *ctx, size_t given)
+{
+    ag_gpus gpus;
+
+    if (ag_ctx_target(ctx) != AG_CUDA)
+        return host_room();
+    if (!given) {
+        ag_gpus_find(&gpus);
+        given = gpus.n ? gpus.list[0].bytes : 0;
+    }
+    if (!given)
+        return SIZE_MAX;
+    return given > TRAIN_GPU_BASE_BYTES ? given - TRAIN_GPU_BASE_BYTES : 1;
+}
+
 /* One change towards less memory, the least harmful first. False when it changes nothing. The text
  * is what the user would type. */
-typedef bool (*change)(train_options *o, char *text, size_t size);
+typedef bool (*change)(train_options *o, ag_device device, char *text, size_t size);
 
-static bool recompute(train_options *o, char *text, size_t size)
+static bool recompute(train_options *o, ag_device device, char *text, size_t size)
 {
     const bool helps = !o->gradient_checkpointing;
 
+    (void)device;
     o->gradient_checkpointing = true;
     snprintf(text, size, "--gradient_checkpointing");
     return helps;
 }
 
-static bool smaller_batch(train_options *o, char *text, size_t size)
+static bool offload(train_options *o, ag_device device, char *text, size_t size)
+{
+    const bool helps = device == AG_CUDA && !o->offload_optimizer;
+
+    o->offload_optimizer |= helps;
+    snprintf(text, size, "--offload_optimizer");
+    return helps;
+}
+
+static bool halves(train_options *o, ag_device device, char *text, size_t size)
+{
+    const bool helps = device == AG_CUDA && o->mixed_precision == TRAIN_PRECISION_NO;
+
+    if (helps)
+        o->mixed_precision = TRAIN_PRECISION_BF16;
+    snprintf(text, size, "--mixed_precision bf16");
+    return helps;
+}
+
+static bool smaller_batch(train_options *o, ag_device device, char *text, size_t size)
 {
     const int64_t batch = o->train_batch_size;
 
+    (void)device;
     o->train_batch_size = 1;
     o->gradient_accumulation_steps *= batch;
     snprintf(text, size, "--train_batch_size 1 --gradient_accumulation_steps %lld",
@@ -92,46 +140,50 @@ static bool smaller_batch(train_options *o, char *text, size_t size)
     return batch > 1;
 }
 
-static bool no_average(train_options *o, char *text, size_t size)
+static bool no_average(train_options *o, ag_device device, char *text, size_t size)
 {
     const bool helps = o->ema_decay > 0.0;
 
+    (void)device;
     o->ema_decay = 0.0;
     snprintf(text, size, "--ema_decay 0");
     return helps;
 }
 
-static bool moments_in_bytes(train_options *o, char *text, size_t size)
+static bool moments_in_bytes(train_options *o, ag_device device, char *text, size_t size)
 {
     const bool helps = o->optimizer == OPT_ADAMW;
 
+    (void)device;
     if (helps)
         o->optimizer = OPT_ADAMW8BIT;
     snprintf(text, size, "--optimizer adamw8bit");
     return helps;
 }
 
-static bool frozen_text(train_options *o, char *text, size_t size)
+static bool frozen_text(train_options *o, ag_device device, char *text, size_t size)
 {
     const bool helps = o->train_text_encoder;
 
+    (void)device;
     o->train_text_encoder = false;
     snprintf(text, size, "--train_text_encoder=false");
     return helps;
 }
 
-static bool smaller_pictures(train_options *o, char *text, size_t size)
+static bool smaller_pictures(train_options *o, ag_device device, char *text, size_t size)
 {
     const bool helps = o->resolution > 256 && o->resolution / 2 % 64 == 0;
 
+    (void)device;
     if (helps)
         o->resolution /= 2;
     snprintf(text, size, "--resolution %lld", (long long)o->resolution);
     return helps;
 }
 
-static const change changes[] = {recompute,        smaller_batch, no_average,
-                                 moments_in_bytes, frozen_text,   smaller_pictures};
+static const change changes[] = {recompute,  offload,          smaller_batch, halves,
+                                 no_average, moments_in_bytes, frozen_text,   smaller_pictures};
 enum { N_CHANGES = sizeof changes / sizeof *changes };
 
 ag_status train_forecast_advise(char *text, size_t size, size_t *peak, ag_ctx *ctx,
@@ -147,7 +199,7 @@ ag_status train_forecast_advise(char *text, size_t size, size_t *peak, ag_ctx *c
         char flag[128];
         train_forecast f;
 
-        if (!changes[i](&o, flag, sizeof flag))
+        if (!changes[i](&o, ag_ctx_target(ctx), flag, sizeof flag))
             continue;
         used += (size_t)snprintf(text + used, size - used, "%s%s", used ? " " : "", flag);
         if (foresee(&f, ctx, &o, n_pictures, NULL) != AG_OK)
@@ -161,11 +213,21 @@ ag_status train_forecast_advise(char *text, size_t size, size_t *peak, ag_ctx *c
     return AG_OK;
 }
 
+/* "12.3 GiB", "480 MiB" */
+static const char *text_of(char text[24], size_t bytes)
+{
+    if ((double)bytes < GIB)
+        snprintf(text, 24, "%.0f MiB", (double)bytes / 1048576.0);
+    else
+        snprintf(text, 24, "%.1f GiB", (double)bytes / GIB);
+    return text;
+}
+
 /* --- after the fact --------------------------------------------------------------------------- */
 
 void train_forecast_explain(ag_ctx *ctx, const train_options *options, train_foresee foresee)
 {
-    char message[600], advice[256] = "", end[64] = "no flag makes it fit";
+    char message[600], advice[256] = "", end[64] = "no flag makes it fit", size[4][24];
     const size_t touched = ag_bytes_touched(ctx);
     train_forecast f;
     ag_ctx *meta;
@@ -175,9 +237,10 @@ void train_forecast_explain(ag_ctx *ctx, const train_options *options, train_for
     if (ag_status_of(ctx) != AG_ENOMEM)
         return;
     ag_trim(ctx);
-    room = train_room();
+    room = train_room(ctx);
     snprintf(message, sizeof message, "%s", ag_message(ctx));
-    meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META, .n_threads = ag_ctx_threads(ctx)});
+    meta = ag_ctx_new(&(ag_ctx_options){
+        .device = AG_META, .stands_for = ag_ctx_target(ctx), .n_threads = ag_ctx_threads(ctx)});
     if (meta && foresee(&f, meta, options, 1, NULL) == AG_OK) {
         foreseen = true;
         if (f.peak > room)
@@ -189,10 +252,11 @@ void train_forecast_explain(ag_ctx *ctx, const train_options *options, train_for
     if (!foreseen)
         return;
     if (peak)
-        snprintf(end, sizeof end, " takes %.1f GiB", (double)peak / GIB);
+        snprintf(end, sizeof end, " takes %s", text_of(size[3], peak));
     ag_clear(ctx);
     ag_fail(
         ctx, AG_ENOMEM,
-        "%s; forecast of this run: %.1f GiB, in use at most: %.1f, there is room for %.1f; %s%s",
-        message, (double)f.peak / GIB, (double)touched / GIB, (double)room / GIB, advice, end);
+        "%s; forecast of this run%s: %s, in use at most: %s, there is room for %s; %s%s", message,
+        f.device == AG_CUDA ? " on the GPU" : "", text_of(size[0], f.peak), text_of(size[1], touched),
+        room == SIZE_MAX ? "an unknown size" : text_of(size[2], room), advice, end);
 }

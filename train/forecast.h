@@ -41,18 +41,20 @@ typedef struct train_forecast {
     int64_t n_updates, n_micro;                       /* micro-steps in all */
     bool has_pictures;                                /* they were found, not assumed */
 
-    /* bytes */
-    size_t base;                        /* the process without tensors */
+    /* bytes, on the device */
+    ag_device device;
+    size_t base;                        /* the process without tensors; on AG_CUDA 0: it is in host memory */
     size_t weights, gradients, moments; /* moments: and averages */
     size_t activations, scratch;        /* of a training step, at most */
     size_t stage[TRAIN_N_STAGES];       /* resident, with base */
     size_t peak;                        /* the largest of them */
+    size_t host;                        /* AG_CUDA: host memory of the process, at least */
 
     /* seconds of each phase once; 0: not measured */
     double seconds[TRAIN_N_PHASES];
 } train_forecast;
 
-/* A method's own forecast. n_pictures: how many to assume where there are none. work may be NULL:
+/* A method's own forecast, on ag_ctx_target(ctx). n_pictures: how many to assume where there are none. work may be NULL:
  * memory only. Fails as the run would: a bad configuration, a missing model. */
 typedef ag_status (*train_foresee)(train_forecast *out, ag_ctx *ctx, const train_options *options,
                                    int64_t n_pictures, train_work *work);
@@ -74,8 +76,14 @@ ag_status train_forecast_advise(char *text, size_t size, size_t *peak, ag_ctx *c
  * most, and what would fit. Does nothing for other endings. */
 void train_forecast_explain(ag_ctx *ctx, const train_options *options, train_foresee foresee);
 
-/* Bytes that this process may take now, with what it has already. */
-size_t train_room(void);
+/* Bytes that a run on ctx's device may take now, with what it has already; SIZE_MAX: not known. */
+size_t train_room(const ag_ctx *ctx);
+/* The same where ctx is on AG_META: of ag_ctx_target(); `given` bytes of a GPU that may not be there, 0: of this
+ * machine's. */
+size_t train_planned_room(const ag_ctx *ctx, size_t given);
+/* What a GPU's driver and libraries take beside tensors (assumed, not measured); and its kernels, where the program has
+ * none to ask: the patches of a convolution and the workspace of a product. */
+enum { TRAIN_GPU_BASE_BYTES = 640 << 20, TRAIN_GPU_SCRATCH_BYTES = 288 << 20 };
 /* Bytes of a process that does everything but hold tensors (code, libraries, threads), and what
  * writing checkpoints adds. Measured: peaks of ten small runs less their tensors, +- 2 MB. */
 enum { TRAIN_BASE_BYTES = 25 << 20, TRAIN_CHECKPOINT_BYTES = 10 << 20 };

@@ -1,4 +1,5 @@
 /* ground_forecast.c - the forecast of a recipe (train/ground.h): its own code on AG_META. */
+#include "autograd/op.h"
 #include "autograd/ops.h"
 #include "train/ground.h"
 
@@ -70,6 +71,8 @@ static ag_status foresee_updates(ag_ctx *ctx, train_ground *g)
 static ag_status foresee_saving(ag_ctx *ctx, train_ground *g)
 {
     const bool is_whole = !g->lora.unet && !g->options->only_embedding;
+    train_forecast *f = g->foresight->forecast;
+    size_t *outside = f->device == AG_CUDA ? &f->host : &f->stage[TRAIN_STAGE_SAVING];
     int64_t largest = 0;
 
     for (int c = 0; c < DATA_N_COMPONENTS && is_whole && ag_status_of(ctx) == AG_OK; c++) {
@@ -84,7 +87,8 @@ static ag_status foresee_saving(ag_ctx *ctx, train_ground *g)
         if (!was_open)
             pipe_drop(g->model, 1u << c);
     }
-    g->foresight->forecast->stage[TRAIN_STAGE_SAVING] = ag_bytes_touched(ctx) + (size_t)largest * sizeof(float);
+    f->stage[TRAIN_STAGE_SAVING] = ag_bytes_touched(ctx);
+    *outside += (size_t)largest * sizeof(float);
     return ag_status_of(ctx);
 }
 
@@ -94,6 +98,7 @@ static void count_run(train_forecast *f, train_ground *g)
     const train_options *o = g->options;
     const train_calendar *c = &g->calendar;
     const int64_t updates = train_updates_per_epoch(c), micro = c->n_batches;
+    size_t *outside = f->device == AG_CUDA ? &f->host : &f->base;
 
     f->has_pictures = !g->is_assumed;
     for (int i = 0; i < g->n_sets; i++) {
@@ -108,8 +113,8 @@ static void count_run(train_forecast *f, train_ground *g)
     f->n_updates = train_total_updates(c, o->max_train_steps, o->num_train_epochs);
     f->n_micro = (int64_t)((double)f->n_updates * (double)micro / (double)updates + 0.5);
     if (o->checkpointing_steps > 0 && o->checkpointing_steps <= f->n_updates)
-        f->base += TRAIN_CHECKPOINT_BYTES;
-    f->base += train_prompts_bytes(g->prompts); /* the contexts stay in host memory */
+        *outside += TRAIN_CHECKPOINT_BYTES;
+    *outside += train_prompts_bytes(g->prompts); /* the contexts stay in host memory */
 }
 
 static ag_status foresee(ag_ctx *ctx, train_ground *g)
@@ -125,11 +130,17 @@ static ag_status foresee(ag_ctx *ctx, train_ground *g)
     for (int64_t i = 0; i < g->state->n; i++)
         f->gradients += ag_nbytes(g->state->grads[i]);
     f->moments = ag_bytes_now(ctx, AG_MODEL) - f->weights - f->gradients;
+    if (f->device == AG_CUDA)
+        f->host += ag_bytes_now(ctx, AG_OFFLOADED);
+    else
+        f->moments += ag_bytes_now(ctx, AG_OFFLOADED);
     ag_bytes_reset_peak(ctx);
     if (foresee_updates(ctx, g) != AG_OK)
         return ag_status_of(ctx);
     f->activations = ag_bytes_peak(ctx, AG_STEP);
     f->scratch = ag_bytes_peak(ctx, AG_SCRATCH);
+    if (f->device == AG_CUDA && !ag_cuda_of(ctx))
+        f->scratch = TRAIN_GPU_SCRATCH_BYTES;
     if (train_validation_foresee(ctx, g) != AG_OK)
         return ag_status_of(ctx);
     f->stage[TRAIN_STAGE_TRAINING] = ag_bytes_touched(ctx);
@@ -139,12 +150,19 @@ static ag_status foresee(ag_ctx *ctx, train_ground *g)
 ag_status train_ground_forecast(train_forecast *out, ag_ctx *ctx, const train_recipe *recipe,
                                 const train_options *options, int64_t n_pictures, train_work *work)
 {
-    *out = (train_forecast){.base = TRAIN_BASE_BYTES};
+    const bool on_gpu = ag_ctx_target(ctx) == AG_CUDA;
+    bool knows_kernels = false;
+
+    *out = (train_forecast){.device = ag_ctx_target(ctx),
+                            .base = on_gpu ? 0 : TRAIN_BASE_BYTES,
+                            .host = on_gpu ? TRAIN_BASE_BYTES : 0};
     for (int with_pictures = 1; with_pictures >= 0; with_pictures--) {
         const train_foresight f = {
             .forecast = out, .work = work, .n_pictures = n_pictures, .with_pictures = with_pictures};
-        ag_ctx *meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META, .n_threads = ag_ctx_threads(ctx)});
+        ag_ctx *meta = ag_ctx_new(&(ag_ctx_options){
+            .device = AG_META, .stands_for = out->device, .n_threads = ag_ctx_threads(ctx)});
         train_ground *g = meta ? train_ground_new(meta, recipe, options) : NULL;
+        knows_kernels = meta && ag_cuda_of(meta);
         if (g) {
             g->foresight = &f;
             foresee(meta, g);
@@ -160,6 +178,8 @@ ag_status train_ground_forecast(train_forecast *out, ag_ctx *ctx, const train_re
     }
     for (int i = 0; i < TRAIN_N_STAGES; i++) {
         out->stage[i] += out->base;
+        if (on_gpu && !knows_kernels)
+            out->stage[i] += TRAIN_GPU_SCRATCH_BYTES;
         out->peak = out->stage[i] > out->peak ? out->stage[i] : out->peak;
     }
     return AG_OK;

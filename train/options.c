@@ -39,6 +39,7 @@ opt_config train_opt_config(const train_options *options)
     train_settle_optimizer(&o);
     return (opt_config){
         .kind = (opt_kind)o.optimizer,
+        .offload = o.offload_optimizer,
         .beta1 = o.adam_beta1,
         .beta2 = o.adam_beta2,
         .eps = o.adam_epsilon,

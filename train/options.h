@@ -81,7 +81,7 @@ typedef struct train_options {
     int64_t validation_steps, validation_epochs; /* 0: not by these */
 
     /* memory and arithmetic */
-    bool gradient_checkpointing;
+    bool gradient_checkpointing, offload_optimizer;
     int mixed_precision, vae_precision; /* a train_precision; the VAE's own */
 
     /* what is trained, and towards what */

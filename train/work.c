@@ -301,8 +301,10 @@ static ag_status measure(item *it, ag_ctx *ctx)
         ag_tensor *out[AG_MAX_OUT];
 
         cool(ctx, in[0]);
+        ag_wait(ctx);
         start = now();
         ag_apply_all(ctx, it->op, in, it->attr, out);
+        ag_wait(ctx);
         end = now();
         ag_scope_close(ctx, round, NULL);
     }
@@ -373,7 +375,7 @@ static item **put_in_order(train_work *w, const double *times)
     return order;
 }
 
-ag_status train_work_measure(train_work *w, ag_ctx *cpu, const double *times, double seconds)
+ag_status train_work_measure(train_work *w, ag_ctx *where, const double *times, double seconds)
 {
     const double end = now() + seconds;
     item **order;
@@ -384,16 +386,16 @@ ag_status train_work_measure(train_work *w, ag_ctx *cpu, const double *times, do
     if (!order)
         return ag_status_of(w->ctx);
     /* again and again while there is time: single samples may meet other programs */
-    for (int round = 0; round < MAX_SAMPLES && ag_status_of(cpu) == AG_OK; round++)
+    for (int round = 0; round < MAX_SAMPLES && ag_status_of(where) == AG_OK; round++)
         for (int64_t i = 0; i < w->n && now() < end; i++)
-            if (measure(order[i], cpu) != AG_OK) {
-                if (ag_status_of(cpu) != AG_ENOMEM)
+            if (measure(order[i], where) != AG_OK) {
+                if (ag_status_of(where) != AG_ENOMEM)
                     break;
-                ag_clear(cpu); /* it would not fit in the run either; the forecast says so */
+                ag_clear(where); /* it would not fit in the run either; the forecast says so */
             }
     ag_delete(order);
     fill_gaps(w);
-    return ag_status_of(cpu);
+    return ag_status_of(where);
 }
 
 double train_work_seconds(const train_work *w, int phase)

@@ -25,10 +25,10 @@ void train_work_free(train_work *work); /* NULL is fine */
  * TRAIN_WORK_PHASES-1; phase -1: no longer. */
 void train_work_watch(train_work *work, ag_ctx *watched, int phase);
 
-/* Measure on cpu for about `seconds`, first what may cost the run most; times [TRAIN_WORK_PHASES]
+/* Measure there for about `seconds`, first what may cost the run most; times [TRAIN_WORK_PHASES]
  * says how often the run goes through each phase. Operations that memory does not suffice for are
  * passed over. */
-ag_status train_work_measure(train_work *work, ag_ctx *cpu, const double *times, double seconds);
+ag_status train_work_measure(train_work *work, ag_ctx *where, const double *times, double seconds);
 
 /* Time of all that was counted under a phase. Nothing measured: 0. */
 double train_work_seconds(const train_work *work, int phase);

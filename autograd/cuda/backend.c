@@ -166,6 +166,36 @@ static ag_status read_from(ag_cuda *cuda, void *to, const void *from, size_t byt
     return wait_for(cuda);
 }
 
+/* Addresses are the host's own: one address space holds what the runtime pinned. */
+static void *pin(ag_cuda *cuda, size_t bytes)
+{
+    void *memory = NULL;
+
+    (void)cuda;
+    if (cudaHostAlloc(&memory, bytes, cudaHostAllocDefault) == cudaSuccess)
+        return memory;
+    (void)cudaGetLastError();
+    return NULL;
+}
+
+static void unpin(ag_cuda *cuda, void *memory)
+{
+    cudaStreamSynchronize(cuda->stream); /* what is queued may still use it */
+    cudaFreeHost(memory);
+    (void)cudaGetLastError();
+}
+
+static size_t free_bytes(ag_cuda *cuda)
+{
+    size_t left = 0, total = 0;
+
+    (void)cuda;
+    if (cudaMemGetInfo(&left, &total) == cudaSuccess)
+        return left;
+    (void)cudaGetLastError();
+    return 0;
+}
+
 const ag_cuda_api *ag_cuda_built(void)
 {
     static const ag_cuda_api API = {
@@ -194,6 +224,9 @@ const ag_cuda_api *ag_cuda_built(void)
         .map = cuda_range_map,
         .unmap = cuda_range_unmap,
         .mapped = cuda_range_mapped,
+        .pin = pin,
+        .unpin = unpin,
+        .free_bytes = free_bytes,
     };
 
     return &API;

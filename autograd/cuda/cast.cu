@@ -78,7 +78,7 @@ ag_status cuda_cast_values(const ag_call *call, void *to, ag_dtype to_type, cons
     if (to == from || n == 0)
         return AG_OK;
     if (to_type == from_type) {
-        error = cudaMemcpyAsync(to, from, (size_t)n * ag_dtype_size(to_type), cudaMemcpyDeviceToDevice, cuda->stream);
+        error = cudaMemcpyAsync(to, from, (size_t)n * ag_dtype_size(to_type), cudaMemcpyDefault, cuda->stream);
         return error == cudaSuccess ? AG_OK : cuda_failed(cuda, call->op->name, error);
     }
     if (is_short(to_type) && is_short(from_type))

@@ -31,6 +31,8 @@ void cuda_host_happened(enum cuda_host_event event);
 
 /* [address, address + bytes) is device memory that was taken and not given back. */
 bool cuda_host_is_device(const void *address, size_t bytes);
+/* The same of host memory that was pinned, which kernels may use. */
+bool cuda_host_is_pinned(const void *address, size_t bytes);
 
 /* Say what is wrong and end the program: for what a real device would answer with wrong numbers. */
 void cuda_host_die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));

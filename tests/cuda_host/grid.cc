@@ -444,6 +444,7 @@ void cuda_host_check_argument(cudaStream_t stream, const void *argument, size_t 
         /* A number may look like an address; one that is in use here and not on the device is no accident. */
         if (word >= (uintptr_t)1 << 40 && word < (uintptr_t)1 << 47 &&
             !cuda_host_is_device(reinterpret_cast<void *>(word), 1) &&
+            !cuda_host_is_pinned(reinterpret_cast<void *>(word), 1) &&
             msync(reinterpret_cast<void *>(page), 4096, MS_ASYNC) == 0)
             cuda_host_die("a kernel is given %p, an address of host memory", reinterpret_cast<void *>(word));
     }

@@ -214,7 +214,7 @@ bool cuda_host_is_device(const void *address, size_t bytes)
     return true;
 }
 
-static bool is_pinned(const void *address, size_t bytes)
+bool cuda_host_is_pinned(const void *address, size_t bytes)
 {
     const char *at = static_cast<const char *>(address);
 
@@ -624,6 +624,11 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     const void *host = to_device ? from : to;
 
     MAY_FAIL(cudaErrorUnknown);
+    if (kind == cudaMemcpyDefault) {
+        WANT(cuda_host_is_device(to, bytes) || cuda_host_is_pinned(to, bytes));
+        WANT(cuda_host_is_device(from, bytes) || cuda_host_is_pinned(from, bytes));
+        return cuda_host_queue(stream, [=]() { memmove(to, from, bytes); });
+    }
     WANT(kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice);
     WANT(cuda_host_is_device(to, to_device ? bytes : 1) == to_device);
     WANT(cuda_host_is_device(from, from_device ? bytes : 1) == from_device);
@@ -631,7 +636,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
         return cuda_host_error(cudaErrorInvalidResourceHandle);
     cuda_host_knows(stream, to);
     cuda_host_knows(stream, from);
-    if ((to_device && from_device) || is_pinned(host, bytes))
+    if ((to_device && from_device) || cuda_host_is_pinned(host, bytes))
         return cuda_host_queue(stream, [=]() { memmove(to, from, bytes); });
     NOT_WHILE_RECORDING();
     cuda_host_happened(CUDA_HOST_WAITS); /* it may */
