@@ -888,6 +888,11 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
     void *workspace = get<void *>(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE);
     WANT(bytes == 0 || cuda_host_is_device(workspace, bytes), CUDNN_STATUS_BAD_PARAM_SIZE_INSUFFICIENT);
     WANT((uintptr_t)workspace % 256 == 0, CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER); /* as cudaMalloc gives it */
+    for (const auto &at : addresses) {
+        const char *from = static_cast<char *>(at.second), *work = static_cast<char *>(workspace);
+        const cudnn_tensor &t = outer.at(at.first);
+        WANT(from + (size_t)t.extent() * t.element() <= work || work + bytes <= from, CUDNN_STATUS_BAD_PARAM);
+    }
     const size_t ends = bytes < 65536 ? bytes : 65536;
     const std::shared_ptr<cudnn_program> program = plan->program;
     for (const auto &at : addresses)
