@@ -5,8 +5,8 @@
                   [--mixed_precision no|bf16] [--gradient_checkpointing auto|on|off]
 
 The same rows, weights and sizes as `agewright bench`: channels last, scaled-dot-product attention,
-fused AdamW, bf16 through autocast. The LoRA rows are diffusers' own recipe (train_dreambooth_lora.py):
-peft adapters in f32 on frozen weights that are bf16 when the computing is. The best of `repeat` after
+fused AdamW, bf16 through autocast, weights that a row does not update in bf16 when the computing is. The LoRA
+rows are diffusers' own recipe (train_dreambooth_lora.py): peft adapters in f32. The best of `repeat` after
 one round to warm up; memory is the largest resident size of this process.
 """
 
@@ -43,6 +43,10 @@ def load(cls, folder, part, dtype=torch.float32):
     return channels_last(cls.from_pretrained(folder, subfolder=part, torch_dtype=dtype))
 
 
+def frozen_dtype(o):
+    return torch.bfloat16 if o.mixed_precision == "bf16" else torch.float32
+
+
 def load_unet(o, dtype=torch.float32):
     unet = load(diffusers.UNet2DConditionModel, o.model, "unet", dtype).eval().requires_grad_(False)
     side = o.px // UNET_FACTOR
@@ -52,7 +56,7 @@ def load_unet(o, dtype=torch.float32):
 
 
 def unet_forward(o):
-    unet, x, context, t = load_unet(o)
+    unet, x, context, t = load_unet(o, frozen_dtype(o))
 
     def once():
         with torch.no_grad():
@@ -62,7 +66,7 @@ def unet_forward(o):
 
 
 def unet_frozen(o):
-    unet, x, context, t = load_unet(o)
+    unet, x, context, t = load_unet(o, frozen_dtype(o))
     if o.gradient_checkpointing == "on":
         unet.train().enable_gradient_checkpointing()
     x.requires_grad_(True)
@@ -117,10 +121,6 @@ def adapt(o, net, targets):
     return parameters
 
 
-def frozen_dtype(o):
-    return torch.bfloat16 if o.mixed_precision == "bf16" else torch.float32
-
-
 def lora_unet(o):
     unet, latents, context, t = load_unet(o, frozen_dtype(o))
     parameters = adapt(o, unet, ["to_k", "to_q", "to_v", "to_out.0"])
@@ -144,7 +144,7 @@ def lora_prior_step(o):
 
 
 def vae_encode(o):
-    vae = load(diffusers.AutoencoderKL, o.model, "vae").eval()
+    vae = load(diffusers.AutoencoderKL, o.model, "vae", frozen_dtype(o)).eval()
     pixels = channels_last(torch.randn(o.batch, 3, o.px, o.px))
 
     def once():
@@ -155,7 +155,7 @@ def vae_encode(o):
 
 
 def vae_decode(o):
-    vae = load(diffusers.AutoencoderKL, o.model, "vae").eval()
+    vae = load(diffusers.AutoencoderKL, o.model, "vae", frozen_dtype(o)).eval()
     side = o.px // 2 ** (len(vae.config.block_out_channels) - 1)
     latent = channels_last(torch.randn(o.batch, vae.config.latent_channels, side, side))
 
