@@ -320,6 +320,11 @@ bool ag_ctx_allows_tf32(const ag_ctx *ctx)
     return ctx->options.allow_tf32;
 }
 
+bool ag_ctx_allows_any_order(const ag_ctx *ctx)
+{
+    return ctx->options.any_order;
+}
+
 struct cpu_state *ag_cpu(ag_ctx *ctx)
 {
     return ctx->cpu;

@@ -37,6 +37,7 @@ typedef struct ag_ctx_options {
     size_t limit_bytes; /* refuse allocations beyond this total; 0: no limit of ours */
     ag_device stands_for; /* AG_META: whose run is foreseen, AG_CPU or AG_CUDA */
     bool allow_tf32;    /* AG_CUDA: products and convolutions of f32 may round their factors to 10 bits of fraction */
+    bool any_order;     /* AG_CUDA: sums may be added in another order each time, where a library is faster so */
     bool no_graphs;     /* AG_CUDA: nothing is recorded and repeated (autograd/replay.h) */
 } ag_ctx_options;
 
@@ -51,6 +52,7 @@ ag_device ag_ctx_device(const ag_ctx *ctx);
 ag_device ag_ctx_target(const ag_ctx *ctx);
 int ag_ctx_threads(const ag_ctx *ctx);
 bool ag_ctx_allows_tf32(const ag_ctx *ctx);
+bool ag_ctx_allows_any_order(const ag_ctx *ctx);
 
 /* Host memory for the structures of readers and writers. ag_new zeroes and checks the product;
  * on refusal it records AG_ENOMEM naming `what` and returns NULL. ag_delete takes NULL.

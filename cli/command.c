@@ -25,6 +25,9 @@ const cli_flag cli_device_flags[] = {
      .low = 0, .high = 1024, .help = "CPU threads; 0: every processor this process may use"},
     {.name = "allow_tf32", .kind = CLI_SWITCH, .offset = offsetof(cli_device, allow_tf32),
      .help = "let products of f32 round their factors to 10 bits of fraction (TF32), where --device is cuda"},
+    {.name = "fast_nondeterministic", .kind = CLI_SWITCH, .offset = offsetof(cli_device, fast_nondeterministic),
+     .help = "let cuDNN take engines that add in another order each time: the same run twice may differ in bits; where "
+             "--device is cuda"},
     {.name = "cuda_graphs", .kind = CLI_CHOICE, .offset = offsetof(cli_device, cuda_graphs), .fallback = "on",
      .choices = OFF_ON, .help = "record each kind of training step once and repeat it as a whole (the same bits), where "
                                 "--device is cuda; not while --profile or --trace watch"},
@@ -79,6 +82,7 @@ static int work(const cli_syntax *syntax, const cli_device *device, void *option
                                   .stands_for = target,
                                   .n_threads = device ? (int)device->threads : 0,
                                   .allow_tf32 = device && device->allow_tf32,
+                                  .any_order = device && device->fast_nondeterministic,
                                   .no_graphs = device && !device->cuda_graphs};
     const bool watches = device && (device->profile || device->trace);
     ag_ctx *ctx = ag_ctx_new(&where);
@@ -89,6 +93,8 @@ static int work(const cli_syntax *syntax, const cli_device *device, void *option
     }
     if (where.allow_tf32 && target != AG_CUDA)
         fprintf(stderr, "--allow_tf32 has no effect: a GPU's matter\n");
+    if (where.any_order && where.device != AG_CUDA)
+        fprintf(stderr, "--fast_nondeterministic has no effect: a GPU's matter\n");
     if (watches && ag_status_of(ctx) == AG_OK)
         parsed->profile = cli_profile_new(ctx, device->trace);
     if (ag_status_of(ctx) == AG_OK)

@@ -35,7 +35,7 @@ int cli_choose(const cli_menu *menu, int argc, char *const *argv);
 typedef struct cli_device {
     int device;      /* an ag_device */
     int64_t threads; /* 0: all */
-    bool allow_tf32;
+    bool allow_tf32, fast_nondeterministic;
     int cuda_graphs; /* 0: off */
     bool profile;
     const char *trace; /* a file; NULL: none */

@@ -119,7 +119,7 @@ static bool is_wanted(const dnn_library *lib, const dnn_key *key, dnn_part confi
              lib->get(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
                       CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &n, note) == CUDNN_STATUS_SUCCESS;
     for (int64_t i = 0; i < n && wanted; i++)
-        wanted = note[i] != CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC &&
+        wanted = (note[i] != CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC || key->any_order) &&
                  note[i] != CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS &&
                  note[i] != CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION &&
                  (note[i] != CUDNN_NUMERICAL_NOTE_TENSOR_CORE || key->type != AG_F32 || key->tf32);
@@ -210,6 +210,7 @@ bool dnn_start_key(const ag_call *call, dnn_key *key, dnn_kind what, ag_dtype ty
     key->version = (int32_t)dnn->version;
     key->type = (int32_t)type;
     key->tf32 = type == AG_F32 && ag_ctx_allows_tf32(call->ctx);
+    key->any_order = ag_ctx_allows_any_order(call->ctx);
     return true;
 }
 

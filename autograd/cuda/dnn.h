@@ -44,7 +44,7 @@ typedef struct dnn_key {
     int32_t type;      /* an ag_dtype */
     int32_t with_bias;
     int32_t tf32;      /* f32 may be multiplied so */
-    int32_t unused;
+    int32_t any_order; /* sums may be added in another order each time */
     union {
         cuda_conv conv;
         cuda_heads heads;

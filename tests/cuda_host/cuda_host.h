@@ -23,6 +23,7 @@ enum cuda_host_event {
     CUDA_HOST_KERNELS,     /* a kernel was launched, or put into a graph */
     CUDA_HOST_GRAPHS,      /* a graph was launched */
     CUDA_HOST_PLANS,       /* cuDNN finished a plan */
+    CUDA_HOST_LOOSE_PLANS, /* one of an engine that adds in another order each time */
     CUDA_HOST_PLAN_RUNS,   /* a plan was queued, or put into a graph */
     CUDA_HOST_N_EVENTS
 };

@@ -602,7 +602,10 @@ cudnnStatus_t finish_plan(descriptor *d)
     half = d->program->operations[0].in[0].is_half();
     for (cudnnBackendNumericalNote_t note : d->chosen.notes) {
         d->program->tf32 |= note == CUDNN_NUMERICAL_NOTE_TENSOR_CORE && !half;
-        d->program->spoiled |= note != CUDNN_NUMERICAL_NOTE_TENSOR_CORE;
+        if (note == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC)
+            cuda_host_happened(CUDA_HOST_LOOSE_PLANS);
+        else
+            d->program->spoiled |= note != CUDNN_NUMERICAL_NOTE_TENSOR_CORE;
     }
     cuda_host_happened(CUDA_HOST_PLANS);
     return CUDNN_STATUS_SUCCESS;

@@ -239,6 +239,24 @@ static void test_tf32(void **state)
     ag_ctx_free(ctx);
 }
 
+/* An engine that adds in another order each time: with leave alone. */
+static void test_any_order(void **state)
+{
+    const job j = {.name = "convolution bf16", .type = AG_BF16, .c = 8, .o = 16};
+
+    (void)state;
+    for (int leave = 0; leave < 2; leave++) {
+        ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = AG_CUDA, .any_order = leave});
+        const long before = cuda_host_count(CUDA_HOST_LOOSE_PLANS);
+        results got;
+        compute(ctx, &got, &j);
+        check_ok(ctx, "in any order");
+        assert_int_equal(cuda_host_count(CUDA_HOST_LOOSE_PLANS) > before, leave);
+        free_results(&got);
+        ag_ctx_free(ctx);
+    }
+}
+
 /* --- failures --------------------------------------------------------------------------------- */
 
 /* Fail call n of a job, or all from there on: the values are right, or the context says what went wrong. Returns
@@ -289,6 +307,7 @@ int main(void)
         cmocka_unit_test(test_what_cudnn_does),
         cmocka_unit_test(test_older_libraries),
         cmocka_unit_test(test_tf32),
+        cmocka_unit_test(test_any_order),
         cmocka_unit_test(test_failures),
     };
 
