@@ -645,7 +645,8 @@ static void test_half(void **state)
 
             assert_int_equal(ag_dtype_of(p->value), p->n_dims > 1 ? AG_BF16 : AG_F32);
         }
-        check_near(ctx, "weights in bf16", half.y, rounded.y, 1e-5);
+        /* f32 both; weights of another type go through other kernels, which add in another order */
+        check_near(ctx, "weights in bf16", half.y, rounded.y, 3e-5);
         assert_true(grads_apart(ctx, &half, &rounded) < 1e-5);
         half_free(&rounded);
         both = half_run(&g, AG_BF16, AG_BF16, dora);
