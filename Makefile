@@ -64,7 +64,7 @@ FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuz
 # What `make test DEVICE=cuda` runs: on the GPU where there is one, else on the stand-ins.
 CUDA_TEST_NAMES := test_ops test_ops_state test_gpu test_tape test_cuda_capture test_replay test_r1 \
   test_optimizer test_optimizer_rules test_nn_clip test_nn_params test_nn_vae test_nn_expected test_nn_unet test_train_state \
-  test_lora_training test_train_replay test_device_errors test_specialize test_personalize
+  test_lora_training test_train_replay test_device_errors test_plan test_specialize test_personalize
 ifneq ($(wildcard /dev/nvidia0),)
 CUDA_TESTS := $(CUDA_TEST_NAMES:%=$(OUT)/tests/%)
 CUDA_PROGRAM := $(BUILD)/agewright
