@@ -1,6 +1,5 @@
 /* describe.c - what GPUs and libraries there are; see autograd/gpu.h. */
 #include <stdio.h>
-#include <string.h>
 
 #include "autograd/cuda/gemm.h"
 #include "autograd/cuda/internal.h"
@@ -16,13 +15,11 @@ static void cuda_version(char *text, int version)
 /* "13.1.2" of 130102; what the library says that it is. */
 static void library_version(char *text, const char *name, const char *function)
 {
-    void *library = cuda_library_open(name), *found = library ? cuda_library_find(library, function) : NULL;
     size_t (*version)(void) = NULL;
     size_t v;
 
-    if (!found)
+    if (!cuda_library_load(name, &(cuda_function){function, &version}, 1))
         return;
-    memcpy(&version, &found, sizeof version);
     v = version();
     snprintf(text, AG_GPU_TEXT, "%zu.%zu.%zu", v / 10000, v / 100 % 100, v % 100);
 }

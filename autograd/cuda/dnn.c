@@ -26,11 +26,7 @@ struct cuda_dnn {
 
 static bool load(dnn_library *lib)
 {
-    void *file = cuda_library_open(LIBRARY);
-    const struct {
-        const char *name;
-        void *to;
-    } functions[] = {
+    const cuda_function functions[] = {
         {"cudnnGetVersion", &lib->version},
         {"cudnnCreate", &lib->open},
         {"cudnnDestroy", &lib->close},
@@ -44,13 +40,7 @@ static bool load(dnn_library *lib)
         {"cudnnBackendExecute", &lib->execute},
     };
 
-    for (size_t i = 0; file && i < sizeof functions / sizeof *functions; i++) {
-        void *found = cuda_library_find(file, functions[i].name);
-        if (!found)
-            return false;
-        memcpy(functions[i].to, &found, sizeof found);
-    }
-    return file != NULL;
+    return cuda_library_load(LIBRARY, functions, sizeof functions / sizeof *functions);
 }
 
 /* The context's state, made when it is first asked for. NULL with the context failed when memory is refused; NULL

@@ -72,11 +72,7 @@ const char *cuda_gemm_library(void)
 
 static bool load(library *lib)
 {
-    void *file = cuda_library_open(LIBRARY);
-    const struct {
-        const char *name;
-        void *to;
-    } functions[] = {
+    const cuda_function functions[] = {
         {"cublasLtCreate", &lib->create},
         {"cublasLtDestroy", &lib->destroy},
         {"cublasLtMatmulDescCreate", &lib->desc_create},
@@ -92,13 +88,7 @@ static bool load(library *lib)
         {"cublasLtMatmul", &lib->matmul},
     };
 
-    for (size_t i = 0; file && i < sizeof functions / sizeof *functions; i++) {
-        void *found = cuda_library_find(file, functions[i].name);
-        if (!found)
-            return false;
-        memcpy(functions[i].to, &found, sizeof found);
-    }
-    return file != NULL;
+    return cuda_library_load(LIBRARY, functions, sizeof functions / sizeof *functions);
 }
 
 /* The context's state, made at the first product; NULL with the context failed when memory is refused. */
