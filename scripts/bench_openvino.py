@@ -10,13 +10,12 @@ up; memory is the largest resident size of this process, which holds neither tor
 OpenVINO cannot do prints nothing.
 """
 
-import argparse
-import json
 import os
-import resource
 import subprocess
 import sys
 import time
+
+import bench_row
 
 ROWS = ("unet_forward", "vae_encode", "vae_decode")
 TEXT_TOKENS = 77
@@ -24,16 +23,9 @@ FACTOR = 8
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--row", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--px", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--mixed_precision", choices=["no", "bf16"], default="no")
+    parser = bench_row.parser(__doc__.splitlines()[0])
     parser.add_argument("--convert", metavar="FILE.xml", help="only write the network there")
-    return parser.parse_args()
+    return bench_row.parse(parser)
 
 
 def network(o):
@@ -102,7 +94,7 @@ def main():
     start = time.perf_counter()
     core = openvino.Core()
     hints = {
-        "INFERENCE_NUM_THREADS": o.threads or os.cpu_count(),
+        "INFERENCE_NUM_THREADS": o.threads,
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "bf16" if o.mixed_precision == "bf16" else "f32",
     }
@@ -115,33 +107,8 @@ def main():
         is_time = port.element_type.is_integral()
         inputs.append(numpy.full(shape, 500, numpy.int64) if is_time else rng.standard_normal(shape, numpy.float32))
     opened = time.perf_counter() - start
-    best = cpu = float("inf")
-    worst = 0.0
-    request.infer(inputs)
-    for _ in range(o.repeat):
-        start, start_cpu = time.perf_counter(), time.process_time()
-        request.infer(inputs)
-        took, took_cpu = time.perf_counter() - start, time.process_time() - start_cpu
-        worst = max(worst, took)
-        if took < best:
-            best, cpu = took, took_cpu
-    print(
-        json.dumps(
-            {
-                "side": f"OpenVINO {openvino.__version__.split('-')[0]}",
-                "row": o.row,
-                "px": o.px,
-                "batch": o.batch,
-                "threads": o.threads or os.cpu_count(),
-                "dtype": "bf16" if o.mixed_precision == "bf16" else "f32",
-                "seconds": best,
-                "worst_s": worst,
-                "gb": 1024e-9 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-                "cpu_s": cpu,
-                "open_s": opened,
-            }
-        )
-    )
+    side = f"OpenVINO {openvino.__version__.split('-')[0]}"
+    bench_row.measure(o, side, opened, lambda: request.infer(inputs))
 
 
 if __name__ == "__main__":

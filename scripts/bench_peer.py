@@ -10,11 +10,9 @@ rows are diffusers' own recipe (train_dreambooth_lora.py): peft adapters in f32.
 one round to warm up; memory is the largest resident size of this process.
 """
 
-import argparse
-import json
-import resource
 import time
 
+import bench_row
 import diffusers
 import torch
 
@@ -23,16 +21,9 @@ UNET_FACTOR = 8
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--row", required=True, choices=sorted(ROWS))
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--px", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--mixed_precision", choices=["no", "bf16"], default="no")
+    parser = bench_row.parser(__doc__.splitlines()[0])
     parser.add_argument("--gradient_checkpointing", choices=["auto", "on", "off"], default="auto")
-    return parser.parse_args()
+    return bench_row.parse(parser)
 
 
 def channels_last(t):
@@ -183,40 +174,14 @@ ROWS = {
 def main():
     o = parse()
     o.batch = o.batch or (2 if o.row in ("unet_full", "lora_prior_step") else 1)
-    if o.threads:
-        torch.set_num_threads(o.threads)
+    torch.set_num_threads(o.threads)
     torch.manual_seed(0)
     start = time.perf_counter()
     once = ROWS[o.row](o)
     opened = time.perf_counter() - start
-    best = cpu = float("inf")
-    worst = 0.0
+    side = f"PyTorch {torch.__version__.split('+')[0]} + diffusers {diffusers.__version__}"
     with torch.autocast("cpu", torch.bfloat16, enabled=o.mixed_precision == "bf16"):
-        once()
-        for _ in range(o.repeat):
-            start, start_cpu = time.perf_counter(), time.process_time()
-            once()
-            took, took_cpu = time.perf_counter() - start, time.process_time() - start_cpu
-            worst = max(worst, took)
-            if took < best:
-                best, cpu = took, took_cpu
-    print(
-        json.dumps(
-            {
-                "side": f"PyTorch {torch.__version__.split('+')[0]} + diffusers {diffusers.__version__}",
-                "row": o.row,
-                "px": o.px,
-                "batch": o.batch,
-                "threads": torch.get_num_threads(),
-                "dtype": "bf16" if o.mixed_precision == "bf16" else "f32",
-                "seconds": best,
-                "worst_s": worst,
-                "gb": 1024e-9 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-                "cpu_s": cpu,
-                "open_s": opened,
-            }
-        )
-    )
+        bench_row.measure(o, side, opened, once)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ ldd "$@" | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
     while read -r library; do
         cp -L "$library" "$folder/lib/"
     done
-tar -C "$folder" -cf - bin lib | xz -6 --threads=0 --memlimit-compress=4GiB >"$kit.part"
+# the programs hold nearly the same: one stream, with a window over several of them
+tar -C "$folder" -cf - bin lib | xz --threads=1 --lzma2=preset=1,dict=192MiB >"$kit.part"
 mv "$kit.part" "$kit"
 echo "$kit: $(ls "$folder/bin" | wc -l) programs, $(ls "$folder/lib" | wc -l) libraries, $(du -m "$kit" | cut -f1) MB"
