@@ -12,13 +12,13 @@ static void cuda_version(char *text, int version)
         snprintf(text, AG_GPU_TEXT, "%d.%d", version / 1000, version % 1000 / 10);
 }
 
-/* "13.1.2" of 130102; what the library says that it is. */
+/* "13.1.2" of 130102; what the library says that it is. name NULL: there is none. */
 static void library_version(char *text, const char *name, const char *function)
 {
     size_t (*version)(void) = NULL;
     size_t v;
 
-    if (!cuda_library_load(name, &(cuda_function){function, &version}, 1))
+    if (!name || !cuda_library_load(name, &(cuda_function){function, &version}, 1))
         return;
     v = version();
     snprintf(text, AG_GPU_TEXT, "%zu.%zu.%zu", v / 10000, v / 100 % 100, v % 100);
@@ -60,7 +60,7 @@ void cuda_describe(ag_gpus *out)
     cuda_version(out->driver, driver);
     cuda_version(out->runtime, runtime);
     library_version(out->cublaslt, cuda_gemm_library(), "cublasLtGetVersion");
-    library_version(out->cudnn, "libcudnn.so.9", "cudnnGetVersion");
+    library_version(out->cudnn, cuda_dnn_library(), "cudnnGetVersion");
     error = cudaGetDeviceCount(&n);
     (void)cudaGetLastError();
     if (error == cudaSuccess)

@@ -24,6 +24,11 @@ struct cuda_dnn {
 
 /* --- the library ------------------------------------------------------------------------------ */
 
+const char *cuda_dnn_library(void)
+{
+    return LIBRARY;
+}
+
 static bool load(dnn_library *lib)
 {
     const cuda_function functions[] = {

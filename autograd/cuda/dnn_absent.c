@@ -3,6 +3,11 @@
 #include "autograd/cuda/dnn_conv.h"
 #include "autograd/cuda/internal.h"
 
+const char *cuda_dnn_library(void)
+{
+    return NULL;
+}
+
 void cuda_dnn_free(struct cuda_dnn *dnn)
 {
     (void)dnn;

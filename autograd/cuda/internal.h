@@ -73,8 +73,9 @@ ag_cuda_graph *cuda_recorded(ag_cuda *cuda, bool keep);
 ag_status cuda_launch_graph(ag_cuda_graph *graph);
 void cuda_graph_free(ag_cuda_graph *graph);
 
-/* dnn.c; NULL is fine */
-void cuda_dnn_free(struct cuda_dnn *dnn);
+/* dnn.c */
+const char *cuda_dnn_library(void);       /* the file name of cuDNN; NULL: built without it */
+void cuda_dnn_free(struct cuda_dnn *dnn); /* NULL is fine */
 
 /* range.c */
 ag_cuda_range *cuda_range_reserve(ag_cuda *cuda, size_t bytes);
