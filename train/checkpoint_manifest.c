@@ -264,6 +264,14 @@ void train_manifest_close(train_manifest *m)
     *m = (train_manifest){0};
 }
 
+bool train_manifest_has(const train_manifest *m, const char *name)
+{
+    for (int64_t i = 0; i < m->n_tensors; i++)
+        if (strcmp(m->tensors[i].name, name) == 0)
+            return true;
+    return false;
+}
+
 /* --- writing ---------------------------------------------------------------------------------- */
 
 ag_status train_manifest_write(ag_ctx *ctx, const char *folder, json_t *root)

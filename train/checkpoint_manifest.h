@@ -54,6 +54,9 @@ typedef struct train_manifest {
 ag_status train_manifest_open(train_manifest *out, ag_ctx *ctx, const char *folder);
 void train_manifest_close(train_manifest *manifest); /* all zeros are fine */
 
+/* Does the checkpoint hold a tensor of this name? */
+bool train_manifest_has(const train_manifest *manifest, const char *name);
+
 /* Check that every file is there with its size and sum. AG_EDATA or AG_EIO naming the first that
  * is not. Reads all of them, with the context's threads. */
 ag_status train_manifest_check(ag_ctx *ctx, const train_manifest *manifest);

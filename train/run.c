@@ -104,6 +104,8 @@ ag_status train_prepare_output(ag_ctx *ctx, const train_options *o)
 
 /* --- what a checkpoint holds ---------------------------------------------------------------------------- */
 
+static const char LOSS_SCALE[] = "loss_scale";
+
 typedef struct run {
     ag_ctx *ctx;
     const train_options *options;
@@ -149,7 +151,7 @@ static ag_status list_entries(run *r)
     for (int64_t i = 0; s->ema && i < s->n; i++)
         add_entry(r, "ema.", s->names[i], opt_ema_at(s->ema, i));
     if (s->loss_scale)
-        add_entry(r, "", "loss_scale", s->loss_scale->now);
+        add_entry(r, "", LOSS_SCALE, s->loss_scale->now); /* the last, see take_checkpoint() */
     return ag_status_of(r->ctx);
 }
 
@@ -183,6 +185,23 @@ int64_t train_resumed_seed(ag_ctx *ctx, const train_options *o)
     return seed;
 }
 
+/* The tensors of a checkpoint. It may be of a run in another precision, on another device: what was scaled goes on scaled,
+ * for updates that were skipped count in the optimizer's steps, and a power of two changes no bit of an f32. What was not
+ * begins with the first scale where f16 wants one. */
+static ag_status take_checkpoint(run *r, const train_manifest *found, json_t **config)
+{
+    train_state *s = r->state;
+    const bool is_scaled = train_manifest_has(found, LOSS_SCALE);
+    int64_t n;
+
+    if (is_scaled && !s->loss_scale && train_state_scale_loss(r->ctx, s) == AG_OK)
+        add_entry(r, "", LOSS_SCALE, s->loss_scale->now);
+    n = r->n_entries - (s->loss_scale && !is_scaled);
+    if (ag_status_of(r->ctx) == AG_OK && train_checkpoint_take(r->ctx, found, r->entries, n, config) == AG_OK && is_scaled)
+        train_loss_scale_read(r->ctx, s->loss_scale);
+    return ag_status_of(r->ctx);
+}
+
 /* Take up where a checkpoint ends; or, when told to start anew, delete those of an earlier run, which
  * "latest" would find otherwise. Not before now: until here a wrong path could still end the run. */
 static ag_status resume(run *r)
@@ -201,10 +220,8 @@ static ag_status resume(run *r)
             train_note(NULL, "not whole, passed over: %s", passed_over);
         if (!found.folder)
             train_note(NULL, "no checkpoint in %s: starting at update 0", r->options->output_dir);
-        else if (train_checkpoint_take(ctx, &found, r->entries, r->n_entries, &config) == AG_OK) {
+        else if (take_checkpoint(r, &found, &config) == AG_OK) {
             r->state->update = found.update;
-            if (r->state->loss_scale)
-                train_loss_scale_read(ctx, r->state->loss_scale);
             train_note(NULL, "resumed from %s at update %lld", found.folder, (long long)found.update);
             key = train_checkpoint_difference(r->config, config);
             if (key)
