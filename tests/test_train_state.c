@@ -7,7 +7,10 @@
  */
 #include "tests/given_check.h"
 
+#include <jansson.h>
+
 #include "autograd/grad.h"
+#include "autograd/ops.h"
 #include "train/diffusion.h"
 
 enum { K = 10 };
@@ -384,6 +387,84 @@ static void test_loss_scale(void **state)
     free_small(&b);
 }
 
+/* A scale of PyTorch's at `step`, the last change of [[step, scale], ...] until then. */
+static double scale_at(const json_t *changes, int64_t step, double first, size_t *next)
+{
+    const json_t *change = json_array_get(changes, *next);
+
+    if (json_integer_value(json_array_get(change, 0)) == step && change)
+        (*next)++;
+    return *next ? json_number_value(json_array_get(json_array_get(changes, *next - 1), 1)) : first;
+}
+
+/* A case's steps by the op and, where its numbers are a run's own, by what a run does on the device and on the host. */
+static void follow_torch(ag_ctx *ctx, const char *name, const json_t *c)
+{
+    const double first = json_number_value(json_object_get(c, "first"));
+    const double growth = json_number_value(json_object_get(c, "growth"));
+    const double backoff = json_number_value(json_object_get(c, "backoff"));
+    const int64_t interval = json_integer_value(json_object_get(c, "interval"));
+    const json_t *runs = json_object_get(c, "runs"), *good = json_object_get(c, "good");
+    const bool is_own = strcmp(name, "run") == 0;
+    ag_tensor *now = ag_empty(ctx, AG_STEP, AG_F64, 1, (int64_t[]){3}), *norm[2];
+    double numbers[3] = {first, 0.0, 0.0};
+    train_loss_scale *own = NULL;
+    int64_t step = 0;
+    size_t next = 0;
+
+    train_loss_scale_new(&own, ctx);
+    ag_write(ctx, now, numbers, sizeof numbers);
+    for (int k = 0; k < 2; k++) {
+        norm[k] = ag_empty(ctx, AG_STEP, AG_F64, 1, (int64_t[]){1});
+        ag_write(ctx, norm[k], &(double){k ? INFINITY : 0.5}, sizeof(double));
+    }
+    for (size_t r = 0; r < json_array_size(runs); r++) {
+        for (int64_t n = json_integer_value(json_array_get(runs, r)); n > 0; n--, step++) {
+            const double scale = scale_at(json_object_get(c, "scale"), step, first, &next);
+            ag_loss_scale_(ctx, now, norm[r % 2], growth, backoff, interval);
+            ag_read(ctx, now, numbers, sizeof numbers);
+            check_close(name, step, numbers[0], scale, 0.0, 0.0);
+            if (!is_own)
+                continue;
+            train_loss_scale_step(ctx, own, norm[r % 2]);
+            assert_int_equal(train_loss_scale_learn(own, r % 2 == 0), r % 2 == 0 || scale >= 1.0);
+            check_close("on the host", step, own->scale, scale, 0.0, 0.0);
+        }
+        check_close("good steps", (int64_t)r, numbers[1], json_number_value(json_array_get(good, r)), 0.0, 0.0);
+        assert_true(!is_own || own->good == (int64_t)numbers[1]);
+    }
+    assert_int_equal(step - (int64_t)numbers[2], json_integer_value(json_object_get(c, "made")));
+    if (is_own) {
+        const int64_t skipped = own->skipped;
+        assert_true(skipped == (int64_t)numbers[2] && own->scale == numbers[0]);
+        train_loss_scale_read(ctx, own); /* the device has the same */
+        assert_true(own->skipped == skipped && own->scale == numbers[0] && own->good == (int64_t)numbers[1]);
+    }
+    check_ok(ctx, name);
+    train_loss_scale_free(own);
+}
+
+/* Step by step what torch.amp.GradScaler does (scripts/golden_loss_scale.py). */
+static void test_loss_scale_of_torch(void **state)
+{
+    json_t *root = json_load_file("tests/golden/loss_scale.json", 0, NULL), *c;
+    ag_ctx *ctx = one_thread();
+    const char *name;
+    int n = 0;
+
+    (void)state;
+    assert_non_null(root);
+    json_object_foreach(json_object_get(root, "cases"), name, c) {
+        const ag_scope scope = ag_scope_open(ctx);
+        follow_torch(ctx, name, c);
+        ag_scope_close(ctx, scope, NULL);
+        n++;
+    }
+    assert_int_equal(n, 4);
+    json_decref(root);
+    ag_ctx_free(ctx);
+}
+
 /* Three rows at once, or two and then one with their shares: the same gradients but for rounding.
  * With blocks computed again in the backward pass: the same bits. */
 static void test_accumulation_and_recompute(void **state)
@@ -590,6 +671,7 @@ int main(void)
         cmocka_unit_test(test_trajectory_bf16),
         cmocka_unit_test(test_trajectory_fp16),
         cmocka_unit_test(test_loss_scale),
+        cmocka_unit_test(test_loss_scale_of_torch),
         cmocka_unit_test(test_accumulation_and_recompute),
         cmocka_unit_test(test_masks),
         cmocka_unit_test(test_nonfinite_gradient),
