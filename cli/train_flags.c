@@ -140,8 +140,8 @@ const cli_flag cli_run_flags[] = {
     {.name = "gradient_checkpointing", .kind = CLI_SWITCH, .offset = AT(gradient_checkpointing),
      .help = "recompute blocks in the backward pass: less memory, about a third more time, the same bits"},
     {.name = "offload_optimizer", .kind = CLI_SWITCH, .offset = AT(offload_optimizer),
-     .help = "keep the optimizer's states in the host's memory, which a GPU reads and writes over the bus: less of its own, "
-             "slower updates, the same bits"},
+     .help = "keep the optimizer's states and the average of --ema_decay in the host's memory, which a GPU reads and writes "
+             "over the bus: less of its own, slower updates, the same bits"},
     {.name = "mixed_precision", .kind = CLI_CHOICE, .offset = AT(mixed_precision), .choices = PRECISIONS,
      .fallback = "auto", .help = "of activations; auto is bf16 on a GPU and where the CPU has AMX, else no (f32); fp16, with "
                                  "a loss scale that finds itself, is for --device cuda"},

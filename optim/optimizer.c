@@ -79,19 +79,19 @@ static ag_status zeros_like(ag_tensor **out, ag_ctx *ctx, ag_lifetime lifetime, 
     return AG_OK;
 }
 
-static ag_lifetime lifetime_of(const opt_optimizer *opt)
+static ag_lifetime lifetime_of(bool offload)
 {
-    return opt->config.offload ? AG_OFFLOADED : AG_MODEL;
+    return offload ? AG_OFFLOADED : AG_MODEL;
 }
 
 void opt_make_like(ag_ctx *ctx, opt_optimizer *opt, int slot, int64_t i)
 {
-    zeros_like(&opt->slots[slot * opt->n + i], ctx, lifetime_of(opt), &opt->params[i], 1);
+    zeros_like(&opt->slots[slot * opt->n + i], ctx, lifetime_of(opt->config.offload), &opt->params[i], 1);
 }
 
 void opt_make_list(ag_ctx *ctx, opt_optimizer *opt, int slot, int64_t i, ag_dtype dtype, int64_t n)
 {
-    ag_tensor *t = ag_empty(ctx, lifetime_of(opt), dtype, 1, &n);
+    ag_tensor *t = ag_empty(ctx, lifetime_of(opt->config.offload), dtype, 1, &n);
     void *zeros = t ? ag_new(ctx, ag_nbytes(t), 1, "optimizer") : NULL;
 
     opt->slots[slot * opt->n + i] = t;
@@ -380,7 +380,7 @@ struct opt_ema {
     double decay;
 };
 
-ag_status opt_ema_new(opt_ema **out, ag_ctx *ctx, ag_tensor *const *params, int64_t n, double decay)
+ag_status opt_ema_new(opt_ema **out, ag_ctx *ctx, ag_tensor *const *params, int64_t n, double decay, bool offload)
 {
     opt_ema *ema = ag_new(ctx, 1, sizeof *ema, "moving average");
 
@@ -391,7 +391,7 @@ ag_status opt_ema_new(opt_ema **out, ag_ctx *ctx, ag_tensor *const *params, int6
     ema->decay = decay;
     ema->shadow = ag_new(ctx, (size_t)n, sizeof *ema->shadow, "moving average");
     ema->weight = ag_empty(ctx, AG_MODEL, AG_F32, 0, NULL);
-    if (ema->shadow && ema->weight && zeros_like(ema->shadow, ctx, AG_MODEL, params, n) == AG_OK)
+    if (ema->shadow && ema->weight && zeros_like(ema->shadow, ctx, lifetime_of(offload), params, n) == AG_OK)
         for (int64_t i = 0; i < n; i++)
             ag_copy(ctx, ema->shadow[i], params[i]);
     if (ag_status_of(ctx) != AG_OK) {

@@ -136,8 +136,9 @@ ag_tensor *opt_state_at(const opt_optimizer *opt, int64_t i, char *text, size_t 
 
 typedef struct opt_ema opt_ema;
 
-/* A shadow copy of params, equal to them now; borrowed as above. */
-ag_status opt_ema_new(opt_ema **out, ag_ctx *ctx, ag_tensor *const *params, int64_t n, double decay);
+/* A shadow copy of params, equal to them now; borrowed as above. offload: it is AG_OFFLOADED, as states of an
+ * optimizer can be. */
+ag_status opt_ema_new(opt_ema **out, ag_ctx *ctx, ag_tensor *const *params, int64_t n, double decay, bool offload);
 void opt_ema_free(opt_ema *ema);
 /* shadow += (1 - d)(param - shadow) after update n = 1, 2, ...; d = min(decay, n/(9+n)), and 0 for n = 1, as
  * huggingface/diffusers: src/diffusers/training_utils.py (EMAModel: (1+j)/(10+j), j = n - 1). */

@@ -273,7 +273,7 @@ static void test_launches(void **state)
         names[t] = "p";
     }
     opt_new(&opt, ctx, &config, &(opt_params){.n = T, .tensors = params, .names = names});
-    opt_ema_new(&ema, ctx, params, T, 0.9);
+    opt_ema_new(&ema, ctx, params, T, 0.9, false);
     look_at(ctx, opt, grads, 1.0, 1.0);
     kernels = cuda_host_count(CUDA_HOST_KERNELS);
     waits = cuda_host_count(CUDA_HOST_WAITS);
@@ -309,7 +309,7 @@ static void test_average(void **state)
     for (int i = 0; i < 6; i++)
         check_close("decay", updates[i], opt_ema_decay(0.9999, updates[i]), decays[i], 5e-7, 0.0);
     assert_true(opt_ema_decay(0.9, 1000) == 0.9);
-    opt_ema_new(&ema, ctx, &p, 1, 0.5);
+    opt_ema_new(&ema, ctx, &p, 1, 0.5, false);
     shadow = check_values(ctx, opt_ema_at(ema, 0));
     check_close("at first", 0, shadow[0], 2.0, 0.0, 0.0);
     free(shadow);
@@ -348,7 +348,7 @@ static void test_refused_memory(void **state)
         opt_ema *ema = NULL;
         ag_refuse_allocation(ctx, n, false);
         if (opt_new(&opt, ctx, &config, &all) == AG_OK)
-            opt_ema_new(&ema, ctx, params, 2, 0.9);
+            opt_ema_new(&ema, ctx, params, 2, 0.9, false);
         ag_refuse_allocation(ctx, -1, false);
         opt_free(opt);
         opt_ema_free(ema);

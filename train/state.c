@@ -97,7 +97,7 @@ ag_status train_state_new(train_state **out, ag_ctx *ctx, const train_part *part
     s->max_grad_norm = max_grad_norm;
     if (opt_schedule_check(ctx, schedule) == AG_OK && make_optimizer(s, ctx, parts, n_parts, config) == AG_OK &&
         ema_decay > 0.0)
-        opt_ema_new(&s->ema, ctx, s->params, s->n, ema_decay);
+        opt_ema_new(&s->ema, ctx, s->params, s->n, ema_decay, config->offload);
     if (ag_status_of(ctx) == AG_OK && make_mail(ctx, s, 1) == AG_OK)
         ag_replay_new(&s->replay, ctx, NULL);
     if (ag_status_of(ctx) != AG_OK) {

@@ -61,7 +61,7 @@ typedef struct train_state {
     bool is_pending; /* there is an update that has not ended */
 } train_state;
 
-/* ema_decay 0: no average. The parts' networks must outlive the state.
+/* ema_decay 0: no average; it is where the optimizer's states are. The parts' networks must outlive the state.
  * AG_EINVAL when nothing is trainable. */
 ag_status train_state_new(train_state **out, ag_ctx *ctx, const train_part *parts, int n_parts,
                           const opt_config *config, const opt_schedule *schedule, double max_grad_norm,
