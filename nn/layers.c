@@ -89,6 +89,17 @@ ag_tensor *nn_conv_plus(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x, a
     return ag_conv2d_plus(ctx, x, layer->weight->value, layer->bias->value, layer->opts, plus);
 }
 
+ag_tensor *nn_conv_shifted(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x, ag_tensor *shift)
+{
+    ag_tensor *bias = layer->bias->value;
+
+    if (!shift || ag_dim(shift, 0) != 1 || layer->pointwise || layer->weight->adapter)
+        return ag_add(ctx, nn_conv(ctx, layer, x), shift);
+    shift = nn_enter_compute(ctx, ag_reshape(ctx, shift, 1, ag_dims(bias)), ag_dtype_of(bias));
+    bias = ag_add(ctx, bias, shift);
+    return ag_conv2d(ctx, x, layer->weight->value, bias, layer->opts);
+}
+
 static void norm_declare(nn_params *params, nn_norm_layer *layer, const char *name,
                          int64_t channels, int groups, double eps)
 {
@@ -166,9 +177,9 @@ static ag_tensor *residual_branch(ag_ctx *ctx, const nn_resnet *block, ag_tensor
     const ag_scope scope = ag_scope_open(ctx);
     ag_tensor *h;
 
-    h = nn_conv(ctx, &block->conv1, nn_group_norm(ctx, &block->norm1, x, true));
-    if (block->has_time)
-        h = ag_add(ctx, h, time_shift(ctx, block, time));
+    h = nn_group_norm(ctx, &block->norm1, x, true);
+    h = block->has_time ? nn_conv_shifted(ctx, &block->conv1, h, time_shift(ctx, block, time))
+                        : nn_conv(ctx, &block->conv1, h);
     h = nn_keep_only(ctx, scope, h);
     h = nn_group_norm(ctx, &block->norm2, h, true);
     h = nn_keep_only(ctx, scope, h);

@@ -48,6 +48,8 @@ void nn_conv_declare(nn_params *params, nn_conv_layer *layer, const char *name, 
                      int64_t out, int kernel, int stride, int pad);
 ag_tensor *nn_conv(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x);
 ag_tensor *nn_conv_plus(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x, ag_tensor *plus);
+/* shift [N,1,1,O] is added to every pixel of its image. That of one image joins the bias and costs no pass. */
+ag_tensor *nn_conv_shifted(ag_ctx *ctx, const nn_conv_layer *layer, ag_tensor *x, ag_tensor *shift);
 
 void nn_group_norm_declare(nn_params *params, nn_norm_layer *layer, const char *name,
                            int64_t channels, int groups, double eps);
