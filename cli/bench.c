@@ -413,10 +413,11 @@ static ag_status measure(bench *b, const row *r, measured *m)
 /* 0 threads: a GPU did the work. */
 static ag_status print_json(const bench *b, const row *r, const measured *m)
 {
-    json_t *line = json_pack("{s:s, s:s, s:I, s:I, s:i, s:s, s:f, s:f, s:f, s:f, s:f, s:f}", "side", "ours", "row", r->name,
-                             "px", (json_int_t)b->o->px, "batch", (json_int_t)b->batch, "threads",
-                             is_on_gpu(b) ? 0 : ag_ctx_threads(b->ctx), "dtype", ag_dtype_name(b->compute),
-                             "seconds", m->best, "gb", m->gb, "mean_s", m->mean, "worst_s", m->worst, "cpu_s", m->cpu, "open_s", m->open);
+    json_t *line = json_pack("{s:s, s:s, s:I, s:I, s:i, s:s, s:f, s:f, s:f, s:f, s:f, s:f}", "side", "ours",
+                             "row", r->name, "px", (json_int_t)b->o->px, "batch", (json_int_t)b->batch,
+                             "threads", is_on_gpu(b) ? 0 : ag_ctx_threads(b->ctx),
+                             "dtype", ag_dtype_name(b->compute), "seconds", m->best, "gb", m->gb,
+                             "mean_s", m->mean, "worst_s", m->worst, "cpu_s", m->cpu, "open_s", m->open);
     char *text = data_json_dump(b->ctx, line, 0);
 
     if (text)

@@ -380,8 +380,8 @@ ag_status cli_check_train(ag_ctx *ctx, train_options *o, const cli_parsed *parse
             fprintf(stderr, "--%s has no effect: %s\n", flag->name, flag->help);
     if (cli_check_optimizer(ctx, o, parsed) != AG_OK)
         return ag_status_of(ctx);
-    if (!has_own_rate(o) && o->lr_scheduler != OPT_CONSTANT && o->lr_scheduler != OPT_PIECEWISE_CONSTANT && o->max_train_steps > 0 &&
-        o->lr_warmup_steps >= o->max_train_steps)
+    if (!has_own_rate(o) && o->lr_scheduler != OPT_CONSTANT && o->lr_scheduler != OPT_PIECEWISE_CONSTANT &&
+        o->max_train_steps > 0 && o->lr_warmup_steps >= o->max_train_steps)
         fprintf(stderr, "--lr_warmup_steps %lld: the run ends after %lld updates, before the rate has grown up\n",
                 (long long)o->lr_warmup_steps, (long long)o->max_train_steps);
     if (o->seed < 0 && (o->seed = train_resumed_seed(ctx, o)) >= 0)

@@ -33,7 +33,8 @@ ag_status data_buckets_make(data_buckets *out, ag_ctx *ctx, int64_t R, int64_t s
     square = R / step * step;
     if (least < step || least > square || most < square)
         return ag_fail(ctx, AG_EINVAL,
-                       "buckets with sides of %lld to %lld in steps of %lld: the square of %lld is not one", (long long)least, (long long)most, (long long)step, (long long)square);
+                       "buckets with sides of %lld to %lld in steps of %lld: the square of %lld is not one",
+                       (long long)least, (long long)most, (long long)step, (long long)square);
     made.boxes = ag_new(ctx, (size_t)(2 * (most / step) + 1), sizeof *made.boxes, "buckets");
     if (!made.boxes)
         return AG_ENOMEM;

@@ -30,7 +30,8 @@ static ag_status make_network(pipe_model *m, ag_ctx *ctx, data_component compone
         break;
     }
     if (ag_status_of(ctx) == AG_OK)
-        nn_params_alloc(ctx, pipe_params(m, component), m->source.half_parts >> component & 1 ? m->source.half_dtype : AG_F32);
+        nn_params_alloc(ctx, pipe_params(m, component),
+                        m->source.half_parts >> component & 1 ? m->source.half_dtype : AG_F32);
     return ag_status_of(ctx);
 }
 

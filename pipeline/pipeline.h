@@ -68,7 +68,8 @@ void pipe_close(pipe_model *model);                /* NULL is fine */
 nn_params *pipe_params(const pipe_model *model, data_component component); /* NULL: not open */
 
 /* Write the model as a diffusers folder with safetensors of `dtype`: every file beside and renamed,
- * model_index.json last (an older one goes first, so that no mixture of two models has one). Parts that are not in memory are read from where the model came from. */
+ * model_index.json last (an older one goes first, so that no mixture of two models has one). Parts that are not
+ * in memory are read from where the model came from. */
 ag_status pipe_save(ag_ctx *ctx, pipe_model *model, const char *folder, ag_dtype dtype);
 /* Write one component's folder: config.json and weights. */
 ag_status pipe_save_component(ag_ctx *ctx, const pipe_model *model, const char *folder, data_component component,

@@ -6,8 +6,8 @@
  *
  * The distance between an estimate and a person is the root of the mean over the judged traits of
  * ((estimate - person) / deviation of the population)^2. Judged are the traits of which the network explains
- * at least half on people it never saw (R^2 >= 0.5), after the VAE of the model whose pictures it is for. Estimating nothing, the population's mean, is about 1
- * away from anybody. Clothes and background are left out: they are the picture's, not the person's.
+ * at least half on people it never saw (R^2 >= 0.5), after the VAE of the model whose pictures it is for.
+ * Estimating nothing, the population's mean, is about 1 away from anybody. Clothes and background are left out: they are the picture's, not the person's.
  */
 #ifndef TRAIN_JUDGE_H
 #define TRAIN_JUDGE_H

@@ -26,8 +26,8 @@ typedef struct train_lora {
 } train_lora;
 
 /* Hang adapters on the model's U-Net and, with options->train_text_encoder, its text encoder; both must be open.
- * Nothing when options->rank is 0, or an embedding alone is trained. AG_EINVAL naming the layer for a rank above its width, or the targets that
- * fit nothing. */
+ * Nothing when options->rank is 0, or an embedding alone is trained. AG_EINVAL naming the layer for a rank above its
+ * width, or the targets that fit nothing. */
 ag_status train_lora_new(train_lora *out, ag_ctx *ctx, const train_options *options, const pipe_model *model);
 void train_lora_free(train_lora *lora); /* before the model; zeroed afterwards */
 

@@ -21,7 +21,12 @@ extern "C" {
 #endif
 
 typedef enum train_finetune_mode { TRAIN_DOUBLE_PROMPT, TRAIN_SINGLE_PROMPT } train_finetune_mode;
-typedef enum train_precision { TRAIN_PRECISION_AUTO, TRAIN_PRECISION_NO, TRAIN_PRECISION_BF16, TRAIN_PRECISION_FP16 } train_precision;
+typedef enum train_precision {
+    TRAIN_PRECISION_AUTO,
+    TRAIN_PRECISION_NO,
+    TRAIN_PRECISION_BF16,
+    TRAIN_PRECISION_FP16
+} train_precision;
 
 typedef enum train_choice { TRAIN_AUTO, TRAIN_TRUE, TRAIN_FALSE } train_choice;
 
