@@ -2,7 +2,7 @@
  * non-finite numbers, against double loops. Ten steps each; each with another number of threads
  * gives the same bits.
  */
-#include "autograd/cpu/optimizer.h"
+#include "autograd/cpu/optimizer_factors.h"
 
 #include "tests/cpu_check.h"
 

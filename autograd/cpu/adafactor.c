@@ -268,18 +268,7 @@ void cpu_adafactor_step(float *p, float *m, const float *row, const float *col, 
 {
     const cpu_optimizer_kernels *k = cpu_optimizer_of(isa);
     const int team = cpu_team(count(s), n_threads);
-    const double n = (double)count(s), rms_u = sqrt(sums[0] / n), rms_p = sqrt(sums[1] / n);
-    const double scale = scalars[CPU_ADAFACTOR_SCALE_PARAMETER] != 0.0
-                             ? fmax(scalars[CPU_ADAFACTOR_EPS2], rms_p)
-                             : 1.0;
-    const double a = scale * scalars[CPU_ADAFACTOR_RATE];
-    const cpu_adafactor_factors f = {
-        .grad_scale = (float)scalars[CPU_ADAFACTOR_GRAD_SCALE],
-        .step = (float)(a / fmax(1.0, rms_u / scalars[CPU_ADAFACTOR_CLIP_THRESHOLD])),
-        .decay = (float)(1.0 - a * scalars[CPU_ADAFACTOR_WEIGHT_DECAY]),
-        .beta1 = (float)scalars[CPU_ADAFACTOR_BETA1],
-        .rest1 = (float)(1.0 - scalars[CPU_ADAFACTOR_BETA1]),
-    };
+    const cpu_adafactor_factors f = cpu_adafactor_factors_of(sums, count(s), scalars);
 
     if (!isfinite(sums[0]))
         return;

@@ -143,17 +143,7 @@ bool cpu_adamw8bit(float *p, uint8_t *m, float *m_max, uint8_t *v, float *v_max,
                    int64_t n, int64_t channels, int64_t taps, const double scalars[CPU_ADAMW_N],
                    int n_threads, int isa)
 {
-    const double lr = scalars[CPU_ADAMW_LR], root2 = sqrt(scalars[CPU_ADAMW_CORRECTION2]);
-    const cpu_adamw_factors f = {
-        .grad_scale = (float)scalars[CPU_ADAMW_GRAD_SCALE],
-        .decay = (float)(1.0 - lr * scalars[CPU_ADAMW_WEIGHT_DECAY]),
-        .beta1 = (float)scalars[CPU_ADAMW_BETA1],
-        .rest1 = (float)(1.0 - scalars[CPU_ADAMW_BETA1]),
-        .beta2 = (float)scalars[CPU_ADAMW_BETA2],
-        .rest2 = (float)(1.0 - scalars[CPU_ADAMW_BETA2]),
-        .eps = (float)(root2 * scalars[CPU_ADAMW_EPS]),
-        .step = (float)(lr * root2 / scalars[CPU_ADAMW_CORRECTION1]),
-    };
+    const cpu_adamw_factors f = cpu_adamw8bit_factors_of(scalars);
     const step_call c = {cpu_optimizer_of(isa), &f, m, v, m_max, v_max};
     const int64_t piece = taps > 1 ? taps * CPU_ADAMW8BIT_BLOCK : CPU_PIECE;
 

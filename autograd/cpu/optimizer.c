@@ -34,18 +34,7 @@ bool cpu_adamw(float *p, float *m, float *v, const float *g, int64_t n,
                const double scalars[CPU_ADAMW_N], int n_threads, int isa)
 {
     const cpu_optimizer_kernels *k = cpu_optimizer_of(isa);
-    const double lr = scalars[CPU_ADAMW_LR];
-    const cpu_adamw_factors f = {
-        .grad_scale = (float)scalars[CPU_ADAMW_GRAD_SCALE],
-        .decay = (float)(1.0 - lr * scalars[CPU_ADAMW_WEIGHT_DECAY]),
-        .beta1 = (float)scalars[CPU_ADAMW_BETA1],
-        .rest1 = (float)(1.0 - scalars[CPU_ADAMW_BETA1]),
-        .beta2 = (float)scalars[CPU_ADAMW_BETA2],
-        .rest2 = (float)(1.0 - scalars[CPU_ADAMW_BETA2]),
-        .over_root2 = (float)(1.0 / sqrt(scalars[CPU_ADAMW_CORRECTION2])),
-        .eps = (float)scalars[CPU_ADAMW_EPS],
-        .step = (float)(lr / scalars[CPU_ADAMW_CORRECTION1]),
-    };
+    const cpu_adamw_factors f = cpu_adamw_factors_of(scalars);
 
     if (isnan(scalars[CPU_ADAMW_GRAD_SCALE]))
         return false;
@@ -57,16 +46,7 @@ bool cpu_sgd(float *p, float *buffer, const float *g, int64_t n, const double sc
              int n_threads, int isa)
 {
     const cpu_optimizer_kernels *k = cpu_optimizer_of(isa);
-    const bool nesterov = scalars[CPU_SGD_NESTEROV] != 0.0;
-    const cpu_sgd_factors f = {
-        .grad_scale = (float)scalars[CPU_SGD_GRAD_SCALE],
-        .decay = (float)scalars[CPU_SGD_WEIGHT_DECAY],
-        .momentum = (float)scalars[CPU_SGD_MOMENTUM],
-        .into_buffer = (float)scalars[CPU_SGD_INTO_BUFFER],
-        .lr = (float)scalars[CPU_SGD_LR],
-        .of_gradient = nesterov ? 1.0f : 0.0f,
-        .of_buffer = nesterov ? (float)scalars[CPU_SGD_MOMENTUM] : 1.0f,
-    };
+    const cpu_sgd_factors f = cpu_sgd_factors_of(scalars, buffer != NULL);
 
     if (isnan(scalars[CPU_SGD_GRAD_SCALE]))
         return false;
@@ -78,16 +58,7 @@ bool cpu_lion(float *p, float *m, const float *g, int64_t n, const double scalar
               int n_threads, int isa)
 {
     const cpu_optimizer_kernels *k = cpu_optimizer_of(isa);
-    const double lr = scalars[CPU_LION_LR];
-    const cpu_lion_factors f = {
-        .grad_scale = (float)scalars[CPU_LION_GRAD_SCALE],
-        .decay = (float)(1.0 - lr * scalars[CPU_LION_WEIGHT_DECAY]),
-        .beta1 = (float)scalars[CPU_LION_BETA1],
-        .rest1 = (float)(1.0 - scalars[CPU_LION_BETA1]),
-        .beta2 = (float)scalars[CPU_LION_BETA2],
-        .rest2 = (float)(1.0 - scalars[CPU_LION_BETA2]),
-        .lr = (float)lr,
-    };
+    const cpu_lion_factors f = cpu_lion_factors_of(scalars);
 
     if (isnan(scalars[CPU_LION_GRAD_SCALE]))
         return false;
@@ -132,21 +103,7 @@ bool cpu_ranger(float *p, float *m, float *v, float *slow, const float *g, int64
                 int64_t n_rows, const double scalars[CPU_RANGER_N], int n_threads, int isa)
 {
     const ranger_call c = {cpu_optimizer_of(isa), p, m, v, slow, g, n_threads, isa};
-    const double lr = scalars[CPU_RANGER_LR];
-    const bool rectified = scalars[CPU_RANGER_RECTIFIED] != 0.0;
-    const cpu_ranger_factors f = {
-        .grad_scale = (float)scalars[CPU_RANGER_GRAD_SCALE],
-        .decay = (float)(1.0 - lr * scalars[CPU_RANGER_WEIGHT_DECAY]),
-        .beta1 = (float)scalars[CPU_RANGER_BETA1],
-        .rest1 = (float)(1.0 - scalars[CPU_RANGER_BETA1]),
-        .beta2 = (float)scalars[CPU_RANGER_BETA2],
-        .rest2 = (float)(1.0 - scalars[CPU_RANGER_BETA2]),
-        .step = (float)(lr * scalars[CPU_RANGER_RATIO]),
-        .alpha = (float)scalars[CPU_RANGER_ALPHA],
-        .of_root = rectified ? 1.0f : 0.0f,
-        .below = rectified ? (float)scalars[CPU_RANGER_EPS] : 1.0f,
-        .sync = scalars[CPU_RANGER_SYNC] != 0.0,
-    };
+    const cpu_ranger_factors f = cpu_ranger_factors_of(scalars);
 
     if (isnan(scalars[CPU_RANGER_GRAD_SCALE]))
         return false;
@@ -159,20 +116,6 @@ bool cpu_ranger(float *p, float *m, float *v, float *slow, const float *g, int64
 
 /* --- Prodigy ---------------------------------------------------------------------------------- */
 
-void cpu_prodigy_begin(double state[CPU_PRODIGY_STATES], const double scalars[CPU_PRODIGY_N])
-{
-    const double next = state[CPU_PRODIGY_K] + 1.0;
-    double correction = 1.0;
-
-    if (scalars[CPU_PRODIGY_BIAS_CORRECTION] != 0.0)
-        correction = sqrt(1.0 - pow(scalars[CPU_PRODIGY_BETA2], next)) /
-                     (1.0 - pow(scalars[CPU_PRODIGY_BETA1], next));
-    state[CPU_PRODIGY_DLR] = state[CPU_PRODIGY_D] * scalars[CPU_PRODIGY_LR] * correction;
-    state[CPU_PRODIGY_DOT] = 0.0;
-    state[CPU_PRODIGY_DENOMINATOR] = 0.0;
-    state[CPU_PRODIGY_MOVES] = 0.0;
-}
-
 size_t cpu_prodigy_scratch(int64_t n)
 {
     return 2 * cpu_sumsq_scratch(n);
@@ -184,20 +127,7 @@ bool cpu_prodigy_moments(double state[CPU_PRODIGY_STATES], float *s, float *m, f
                          int isa)
 {
     const cpu_optimizer_kernels *k = cpu_optimizer_of(isa);
-    const double d = state[CPU_PRODIGY_D], beta1 = scalars[CPU_PRODIGY_BETA1];
-    const double beta2 = scalars[CPU_PRODIGY_BETA2];
-    const bool safe = scalars[CPU_PRODIGY_SAFEGUARD_WARMUP] != 0.0;
-    const bool coupled = scalars[CPU_PRODIGY_DECOUPLE] == 0.0;
-    const cpu_prodigy_factors f = {
-        .grad_scale = (float)scalars[CPU_PRODIGY_GRAD_SCALE],
-        .coupled_decay = coupled ? (float)scalars[CPU_PRODIGY_WEIGHT_DECAY] : 0.0f,
-        .beta1 = (float)beta1,
-        .into_m = (float)(d * (1.0 - beta1)),
-        .beta2 = (float)beta2,
-        .into_v = (float)(d * d * (1.0 - beta2)),
-        .beta3 = (float)scalars[CPU_PRODIGY_BETA3],
-        .into_s = (float)(d / scalars[CPU_PRODIGY_D0] * (safe ? d : state[CPU_PRODIGY_DLR])),
-    };
+    const cpu_prodigy_factors f = cpu_prodigy_factors_of(state, scalars);
     double *sums = scratch; /* [pieces, 2] */
 
     if (scalars[CPU_PRODIGY_LR] <= 0.0 || isnan(scalars[CPU_PRODIGY_GRAD_SCALE]))
@@ -211,37 +141,12 @@ bool cpu_prodigy_moments(double state[CPU_PRODIGY_STATES], float *s, float *m, f
     return true;
 }
 
-void cpu_prodigy_end(double state[CPU_PRODIGY_STATES], const double scalars[CPU_PRODIGY_N])
-{
-    const double d0 = scalars[CPU_PRODIGY_D0];
-    double d = state[CPU_PRODIGY_D], estimate;
-
-    if (state[CPU_PRODIGY_DENOMINATOR] == 0.0)
-        return;
-    state[CPU_PRODIGY_NUMERATOR] = scalars[CPU_PRODIGY_BETA3] * state[CPU_PRODIGY_NUMERATOR] +
-                                   d / d0 * state[CPU_PRODIGY_DLR] * state[CPU_PRODIGY_DOT];
-    estimate = scalars[CPU_PRODIGY_D_COEF] * state[CPU_PRODIGY_NUMERATOR] /
-               state[CPU_PRODIGY_DENOMINATOR];
-    if (d == d0)
-        d = fmax(d, estimate);
-    state[CPU_PRODIGY_D_MAX] = fmax(state[CPU_PRODIGY_D_MAX], estimate);
-    state[CPU_PRODIGY_D] = fmin(state[CPU_PRODIGY_D_MAX], scalars[CPU_PRODIGY_GROWTH_RATE] * d);
-    state[CPU_PRODIGY_K] += 1.0;
-    state[CPU_PRODIGY_MOVES] = 1.0;
-}
-
 void cpu_prodigy_step(float *p, const float *m, const float *v, int64_t n,
                       const double state[CPU_PRODIGY_STATES], const double scalars[CPU_PRODIGY_N],
                       int n_threads, int isa)
 {
     const cpu_optimizer_kernels *k = cpu_optimizer_of(isa);
-    const bool decoupled = scalars[CPU_PRODIGY_DECOUPLE] != 0.0;
-    const double dlr = state[CPU_PRODIGY_DLR];
-    const cpu_prodigy_step_factors f = {
-        .decay = (float)(1.0 - (decoupled ? scalars[CPU_PRODIGY_WEIGHT_DECAY] * dlr : 0.0)),
-        .step = (float)dlr,
-        .eps = (float)(state[CPU_PRODIGY_D] * scalars[CPU_PRODIGY_EPS]),
-    };
+    const cpu_prodigy_step_factors f = cpu_prodigy_step_factors_of(state, scalars);
 
     if (scalars[CPU_PRODIGY_LR] > 0.0 && state[CPU_PRODIGY_MOVES] != 0.0)
         EACH_PIECE(k->prodigy_step(p + i, m + i, v + i, len, &f));

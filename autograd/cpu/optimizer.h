@@ -143,14 +143,13 @@ enum {
  *   end      without a denominator: no step. numerator = beta3 numerator + d/d0 dlr dot
  *            d^ = d_coef numerator / denominator    d = max(d, d^) if d is still d0
  *            d_max = max(d_max, d^)                 d = min(d_max, growth_rate d)      k += 1
- *   step     p -= (decouple ? wd dlr p : 0) + dlr m / (sqrt(v) + d eps), with the new d */
-void cpu_prodigy_begin(double state[CPU_PRODIGY_STATES], const double scalars[CPU_PRODIGY_N]);
+ *   step     p -= (decouple ? wd dlr p : 0) + dlr m / (sqrt(v) + d eps), with the new d
+ * begin and end are in autograd/cpu/optimizer_factors.h. */
 size_t cpu_prodigy_scratch(int64_t n);
 bool cpu_prodigy_moments(double state[CPU_PRODIGY_STATES], float *s, float *m, float *v,
                          const float *p, const float *p0, const float *g, int64_t n,
                          const double scalars[CPU_PRODIGY_N], void *scratch, int n_threads,
                          int isa);
-void cpu_prodigy_end(double state[CPU_PRODIGY_STATES], const double scalars[CPU_PRODIGY_N]);
 void cpu_prodigy_step(float *p, const float *m, const float *v, int64_t n,
                       const double state[CPU_PRODIGY_STATES], const double scalars[CPU_PRODIGY_N],
                       int n_threads, int isa);

@@ -10,39 +10,7 @@
 #include "autograd/cpu/adamw8bit.h"
 #include "autograd/cpu/elementwise_internal.h"
 #include "autograd/cpu/optimizer.h"
-
-typedef struct cpu_adamw_factors {
-    float grad_scale, decay, beta1, rest1, beta2, rest2, over_root2, eps, step;
-} cpu_adamw_factors;
-
-typedef struct cpu_sgd_factors {
-    float grad_scale, decay, momentum, into_buffer, lr;
-    float of_gradient, of_buffer; /* what a step is made of */
-} cpu_sgd_factors;
-
-typedef struct cpu_lion_factors {
-    float grad_scale, decay, beta1, rest1, beta2, rest2, lr;
-} cpu_lion_factors;
-
-typedef struct cpu_ranger_factors {
-    float grad_scale, decay, beta1, rest1, beta2, rest2, step, alpha;
-    float mean; /* of g, before its scale */
-    float of_root, below; /* the step is divided by of_root sqrt(v) + below */
-    bool sync;
-} cpu_ranger_factors;
-
-typedef struct cpu_prodigy_factors {
-    float grad_scale, coupled_decay, beta1, into_m, beta2, into_v, beta3, into_s;
-} cpu_prodigy_factors;
-
-typedef struct cpu_prodigy_step_factors {
-    float decay, step, eps;
-} cpu_prodigy_step_factors;
-
-typedef struct cpu_adafactor_factors {
-    float grad_scale; /* and what belongs to a whole row */
-    float step, decay, beta1, rest1;
-} cpu_adafactor_factors;
+#include "autograd/cpu/optimizer_factors.h"
 
 /* Codes, and how they are found: the upper bits of a magnitude (a cell) tell a code that is right or
  * one too low; `above` is where the next one begins. No cell has room for two beginnings. */

@@ -1,5 +1,6 @@
 /* adamw8bit.cu - AdamW whose moments are codes: blocks of 256 values, one of threads for each (../cpu/adamw8bit.h). */
 #include "autograd/cpu/adamw8bit.h"
+#include "autograd/cpu/optimizer_factors.h"
 #include "autograd/cuda/list.cuh"
 #include "autograd/cuda/reduce.cuh"
 
@@ -32,27 +33,12 @@ static __device__ unsigned char signed_code(float x, const float *values)
     return (unsigned char)(x < 0.0f ? ZERO - (code < ZERO ? code : ZERO) : ZERO + code);
 }
 
-struct factors {
-    float grad_scale, decay, beta1, rest1, beta2, rest2, eps, step_size;
-};
-
-static __device__ factors factors_of(const void *scalars, int f64)
+static __device__ cpu_adamw_factors factors_of(const void *scalars, int f64)
 {
-    double s[CPU_ADAMW_N], root2;
-    factors f;
+    double s[CPU_ADAMW_N];
 
-    for (int i = 0; i < CPU_ADAMW_N; i++)
-        s[i] = cuda_scalar(scalars, f64, i);
-    root2 = sqrt(s[CPU_ADAMW_CORRECTION2]);
-    f.grad_scale = (float)s[CPU_ADAMW_GRAD_SCALE];
-    f.decay = (float)(1.0 - s[CPU_ADAMW_LR] * s[CPU_ADAMW_WEIGHT_DECAY]);
-    f.beta1 = (float)s[CPU_ADAMW_BETA1];
-    f.rest1 = (float)(1.0 - s[CPU_ADAMW_BETA1]);
-    f.beta2 = (float)s[CPU_ADAMW_BETA2];
-    f.rest2 = (float)(1.0 - s[CPU_ADAMW_BETA2]);
-    f.eps = (float)(root2 * s[CPU_ADAMW_EPS]);
-    f.step_size = (float)(s[CPU_ADAMW_LR] * root2 / s[CPU_ADAMW_CORRECTION1]);
-    return f;
+    cuda_read_scalars(s, scalars, f64);
+    return cpu_adamw8bit_factors_of(s);
 }
 
 /* Where element i of the blocks' order [rows, channels, taps] is kept: [rows, taps, channels]. */
@@ -68,8 +54,8 @@ static __device__ int64_t kept_at(int64_t i, int64_t channels, int64_t taps)
 enum { P, G, M, M_MAX, V, V_MAX, N_TENSORS };
 
 /* A block of values by a block of threads; lanes behind the end bring zeros. */
-static __device__ void step_block(const cuda_row<N_TENSORS> &row, int block, const factors &f, const float *m_values,
-                                  const float *v_values)
+static __device__ void step_block(const cuda_row<N_TENSORS> &row, int block, const cpu_adamw_factors &f,
+                                  const float *m_values, const float *v_values)
 {
     const int64_t i = (int64_t)block * BLOCK + threadIdx.x, taps = (int64_t)row.value;
     const bool is_in = i < row.n;
@@ -83,7 +69,7 @@ static __device__ void step_block(const cuda_row<N_TENSORS> &row, int block, con
         const float gi = f.grad_scale * g[at];
         m = fmaf(f.rest1, gi, f.beta1 * (m_values[m_code[i]] * m_max[block]));
         v = fmaf(f.rest2 * gi, gi, f.beta2 * (v_values[v_code[i]] * v_max[block]));
-        p[at] = f.decay * fmaf(-f.step_size, m / (sqrtf(v) + f.eps), p[at]);
+        p[at] = f.decay * fmaf(-f.step, m / (sqrtf(v) + f.eps), p[at]);
     }
     m_top = cuda_block_max(fabsf(m));
     v_top = cuda_block_max(fabsf(v));
@@ -99,11 +85,11 @@ static __device__ void step_block(const cuda_row<N_TENSORS> &row, int block, con
 
 template <int ROOM>
 static __global__ void adamw8bit(const code_values __grid_constant__ codes,
-                                 const cuda_list<N_TENSORS, ROOM> __grid_constant__ list)
+                                 const cuda_list<cuda_row<N_TENSORS>, ROOM> __grid_constant__ list)
 {
     CUDA_SHARED(float, m_values, [256]);
     CUDA_SHARED(float, v_values, [256]);
-    CUDA_SHARED(factors, shared, [1]);
+    CUDA_SHARED(cpu_adamw_factors, shared, [1]);
     int known = -1;
 
     m_values[threadIdx.x] = codes.m[threadIdx.x];
@@ -138,7 +124,7 @@ ag_status cuda_adamw8bit_each(const ag_call *calls, int n)
 
     memcpy(codes.m, cpu_adamw8bit_codes(true), sizeof codes.m);
     memcpy(codes.v, cpu_adamw8bit_codes(false), sizeof codes.v);
-    return cuda_each<N_TENSORS>(calls, n, fill, units, [&](const auto &list) {
+    return cuda_each<cuda_row<N_TENSORS>>(calls, n, fill, units, [&](const auto &list) {
         constexpr int room = sizeof list.row / sizeof *list.row;
         if (list.n_units == 0)
             return AG_OK;

@@ -82,6 +82,17 @@ void dnn_set(dnn_graph *g, dnn_part part, cudnnBackendAttributeName_t name, cudn
              const void *values);
 void dnn_set_part(dnn_graph *g, dnn_part part, cudnnBackendAttributeName_t name, dnn_part value);
 void dnn_finish(dnn_graph *g, dnn_part part);
+
+/* What an operation calls one of its parts. */
+typedef struct dnn_named {
+    cudnnBackendAttributeName_t name;
+    dnn_part part; /* NULL: left out */
+} dnn_named;
+
+/* How an operation computes: a descriptor that says f32 under `name`, still to be finished. */
+dnn_part dnn_make_f32(dnn_graph *g, cudnnBackendDescriptorType_t type, cudnnBackendAttributeName_t name);
+/* An operation of n parts, still to be added. */
+dnn_part dnn_make_operation(dnn_graph *g, cudnnBackendDescriptorType_t type, int n, const dnn_named *parts);
 void dnn_add(dnn_graph *g, dnn_part operation); /* finish it and put it into the graph */
 
 dnn_part dnn_make_tensor(dnn_graph *g, const dnn_tensor *t);

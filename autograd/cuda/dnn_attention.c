@@ -76,58 +76,57 @@ static void describe_forward(dnn_graph *g, const dnn_key *key)
     const cuda_heads *s = &key->of.heads;
     dnn_part q = tokens(g, Q, key, s->tq), k = tokens(g, K, key, s->tk), v = tokens(g, V, key, s->tk);
     dnn_part o = tokens(g, O, key, s->tq), scale = number(g, SCALE);
-    dnn_part operation = dnn_make(g, CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR);
+    const dnn_named parts[] = {
+        {CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC, q},
+        {CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC, k},
+        {CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC, v},
+        {CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC, o},
+        {CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC, scale},
+        {CUDNN_ATTR_OPERATION_SDPA_FWD_STATSDESC, s->with_lse ? block(g, LSE, key, AG_F32, s->tq, 1) : NULL},
+    };
 
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC, q);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC, k);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC, v);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC, o);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC, scale);
-    if (s->with_lse)
-        dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_SDPA_FWD_STATSDESC, block(g, LSE, key, AG_F32, s->tq, 1));
-    dnn_add(g, operation);
+    dnn_add(g, dnn_make_operation(g, CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR, 6, parts));
 }
 
 /* --- backward --------------------------------------------------------------------------------- */
 
 static void add_product(dnn_graph *g, dnn_part a, dnn_part b, dnn_part c)
 {
-    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
-    dnn_part how = dnn_make(g, CUDNN_BACKEND_MATMUL_DESCRIPTOR), operation;
+    dnn_part how = dnn_make_f32(g, CUDNN_BACKEND_MATMUL_DESCRIPTOR, CUDNN_ATTR_MATMUL_COMP_TYPE);
+    const dnn_named parts[] = {
+        {CUDNN_ATTR_OPERATION_MATMUL_DESC, how},
+        {CUDNN_ATTR_OPERATION_MATMUL_ADESC, a},
+        {CUDNN_ATTR_OPERATION_MATMUL_BDESC, b},
+        {CUDNN_ATTR_OPERATION_MATMUL_CDESC, c},
+    };
 
-    dnn_set(g, how, CUDNN_ATTR_MATMUL_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
     dnn_finish(g, how);
-    operation = dnn_make(g, CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_MATMUL_DESC, how);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_MATMUL_ADESC, a);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_MATMUL_BDESC, b);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_MATMUL_CDESC, c);
-    dnn_add(g, operation);
+    dnn_add(g, dnn_make_operation(g, CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR, 4, parts));
 }
 
 static void add_row_sums(dnn_graph *g, dnn_part x, dnn_part y)
 {
-    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
     const cudnnReduceTensorOp_t sum = CUDNN_REDUCE_TENSOR_ADD;
-    dnn_part how = dnn_make(g, CUDNN_BACKEND_REDUCTION_DESCRIPTOR), operation;
+    dnn_part how = dnn_make_f32(g, CUDNN_BACKEND_REDUCTION_DESCRIPTOR, CUDNN_ATTR_REDUCTION_COMP_TYPE);
+    const dnn_named parts[] = {
+        {CUDNN_ATTR_OPERATION_REDUCTION_DESC, how},
+        {CUDNN_ATTR_OPERATION_REDUCTION_XDESC, x},
+        {CUDNN_ATTR_OPERATION_REDUCTION_YDESC, y},
+    };
 
     dnn_set(g, how, CUDNN_ATTR_REDUCTION_OPERATOR, CUDNN_TYPE_REDUCTION_OPERATOR_TYPE, 1, &sum);
-    dnn_set(g, how, CUDNN_ATTR_REDUCTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
     dnn_finish(g, how);
-    operation = dnn_make(g, CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_REDUCTION_DESC, how);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_REDUCTION_XDESC, x);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_REDUCTION_YDESC, y);
-    dnn_add(g, operation);
+    dnn_add(g, dnn_make_operation(g, CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR, 3, parts));
 }
 
 static void add_reshape(dnn_graph *g, dnn_part x, dnn_part y)
 {
-    dnn_part operation = dnn_make(g, CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR);
+    const dnn_named parts[] = {
+        {CUDNN_ATTR_OPERATION_RESHAPE_XDESC, x},
+        {CUDNN_ATTR_OPERATION_RESHAPE_YDESC, y},
+    };
 
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_RESHAPE_XDESC, x);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_RESHAPE_YDESC, y);
-    dnn_add(g, operation);
+    dnn_add(g, dnn_make_operation(g, CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR, 2, parts));
 }
 
 /* x [n,heads,tq,tk] seen as [n,heads,tk,tq], in the type of the products' factors */

@@ -33,13 +33,11 @@ static dnn_part place(dnn_graph *g, const dnn_key *key, int64_t uid, ag_dtype ty
 
 static dnn_part geometry(dnn_graph *g, const cuda_conv *s)
 {
-    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
     const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
     const int64_t n = 2, stride[] = {s->stride, s->stride}, dilation[] = {s->dilation, s->dilation};
     const int64_t before[] = {s->top, s->left}, after[] = {s->bottom, s->right};
-    dnn_part how = dnn_make(g, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
+    dnn_part how = dnn_make_f32(g, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR, CUDNN_ATTR_CONVOLUTION_COMP_TYPE);
 
-    dnn_set(g, how, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
     dnn_set(g, how, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode);
     dnn_set(g, how, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &n);
     dnn_set(g, how, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, 2, stride);
@@ -76,12 +74,9 @@ static void add_convolution(dnn_graph *g, const dnn_key *key, dnn_part x, dnn_pa
 {
     const words *name = &WORDS[key->what];
     const float one = 1.0f, zero = 0.0f;
-    dnn_part how = geometry(g, &key->of.conv), operation = dnn_make(g, name->operation);
+    const dnn_named parts[] = {{name->geometry, geometry(g, &key->of.conv)}, {name->x, x}, {name->w, w}, {name->y, y}};
+    dnn_part operation = dnn_make_operation(g, name->operation, 4, parts);
 
-    dnn_set_part(g, operation, name->geometry, how);
-    dnn_set_part(g, operation, name->x, x);
-    dnn_set_part(g, operation, name->w, w);
-    dnn_set_part(g, operation, name->y, y);
     dnn_set(g, operation, name->alpha, CUDNN_TYPE_FLOAT, 1, &one);
     dnn_set(g, operation, name->beta, CUDNN_TYPE_FLOAT, 1, &zero);
     dnn_add(g, operation);

@@ -41,6 +41,25 @@ void dnn_finish(dnn_graph *g, dnn_part part)
     g->failed = g->failed || g->lib->finalize(part) != CUDNN_STATUS_SUCCESS;
 }
 
+dnn_part dnn_make_f32(dnn_graph *g, cudnnBackendDescriptorType_t type, cudnnBackendAttributeName_t name)
+{
+    const cudnnDataType_t f32 = CUDNN_DATA_FLOAT;
+    dnn_part how = dnn_make(g, type);
+
+    dnn_set(g, how, name, CUDNN_TYPE_DATA_TYPE, 1, &f32);
+    return how;
+}
+
+dnn_part dnn_make_operation(dnn_graph *g, cudnnBackendDescriptorType_t type, int n, const dnn_named *parts)
+{
+    dnn_part operation = dnn_make(g, type);
+
+    for (int i = 0; i < n; i++)
+        if (parts[i].part)
+            dnn_set_part(g, operation, parts[i].name, parts[i].part);
+    return operation;
+}
+
 void dnn_add(dnn_graph *g, dnn_part operation)
 {
     dnn_finish(g, operation);
@@ -74,17 +93,15 @@ dnn_part dnn_make_tensor(dnn_graph *g, const dnn_tensor *t)
 
 void dnn_add_pointwise(dnn_graph *g, cudnnPointwiseMode_t mode, dnn_part x, dnn_part b, dnn_part y)
 {
-    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
-    dnn_part how = dnn_make(g, CUDNN_BACKEND_POINTWISE_DESCRIPTOR), operation;
+    dnn_part how = dnn_make_f32(g, CUDNN_BACKEND_POINTWISE_DESCRIPTOR, CUDNN_ATTR_POINTWISE_MATH_PREC);
+    const dnn_named parts[] = {
+        {CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, how},
+        {CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x},
+        {CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b},
+        {CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y},
+    };
 
     dnn_set(g, how, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode);
-    dnn_set(g, how, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &type);
     dnn_finish(g, how);
-    operation = dnn_make(g, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, how);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x);
-    if (b)
-        dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b);
-    dnn_set_part(g, operation, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
-    dnn_add(g, operation);
+    dnn_add(g, dnn_make_operation(g, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR, 4, parts));
 }

@@ -53,7 +53,7 @@ ag_status cuda_lerp_each(const ag_call *calls, int n)
 }
 
 template <int ROOM>
-static __global__ void fill(const cuda_list<1, ROOM> __grid_constant__ list)
+static __global__ void fill(const cuda_list<cuda_row<1>, ROOM> __grid_constant__ list)
 {
     for (int unit = blockIdx.x; unit < list.n_units; unit += gridDim.x) {
         const cuda_row<1> &row = list.row[cuda_row_at(list, unit)];
@@ -73,7 +73,7 @@ ag_status cuda_fill_each(const ag_call *calls, int n)
         row->value = ((const op_fill_attr *)call->attr)->value;
     };
 
-    return cuda_each<1>(calls, n, fill_row, cuda_units_of<1>, [calls](const auto &list) {
+    return cuda_each<cuda_row<1>>(calls, n, fill_row, cuda_units_of<1>, [calls](const auto &list) {
         constexpr int room = sizeof list.row / sizeof *list.row;
         if (list.n_units == 0)
             return AG_OK;
@@ -85,7 +85,7 @@ ag_status cuda_fill_each(const ag_call *calls, int n)
 
 /* part[unit]; a block for each unit. */
 template <int ROOM>
-static __global__ void squares(double *part, const cuda_list<1, ROOM> __grid_constant__ list)
+static __global__ void squares(double *part, const cuda_list<cuda_row<1>, ROOM> __grid_constant__ list)
 {
     for (int unit = blockIdx.x; unit < list.n_units; unit += gridDim.x) {
         const cuda_row<1> &row = list.row[cuda_row_at(list, unit)];
@@ -110,7 +110,7 @@ static __global__ void squares(double *part, const cuda_list<1, ROOM> __grid_con
 
 /* The units of a row into its slot; a block for each row. */
 template <int ROOM>
-static __global__ void add_units(const double *part, const cuda_list<1, ROOM> __grid_constant__ list)
+static __global__ void add_units(const double *part, const cuda_list<cuda_row<1>, ROOM> __grid_constant__ list)
 {
     for (int r = blockIdx.x; r < list.n; r += gridDim.x) {
         const int to = r + 1 < list.n ? list.row[r + 1].first : list.n_units;
@@ -129,7 +129,7 @@ size_t cuda_sumsq_scratch(const ag_call *call)
 }
 
 template <int ROOM>
-static ag_status sumsq_list(const ag_call *call, const cuda_list<1, ROOM> &list)
+static ag_status sumsq_list(const ag_call *call, const cuda_list<cuda_row<1>, ROOM> &list)
 {
     double *part = NULL;
     ag_status status = AG_OK;
@@ -153,8 +153,8 @@ ag_status cuda_sumsq_each(const ag_call *calls, int n)
         row->more = (double *)ag_data(call->in[0]) + ((const op_sumsq_attr *)call->attr)->index;
     };
 
-    return cuda_each<1>(calls, n, fill_row, cuda_units_of<1>,
-                        [calls](const auto &list) { return sumsq_list(calls, list); });
+    return cuda_each<cuda_row<1>>(calls, n, fill_row, cuda_units_of<1>,
+                                  [calls](const auto &list) { return sumsq_list(calls, list); });
 }
 
 /* --- clipping --------------------------------------------------------------------------------- */

@@ -24,17 +24,18 @@ struct cuda_row {
 
 enum { CUDA_LIST_BYTES = 30000, CUDA_FEW = 4, CUDA_UNIT = 8192 };
 
-/* Kernels may be given 32764 bytes, of which some are left for others. A short list serves single calls. */
-template <int N, int ROOM>
+/* Kernels may be given 32764 bytes, of which some are left for others. A short list serves single calls. Instead of
+ * cuda_row any struct without padding may be a row, if it has a `first`. */
+template <typename ROW, int ROOM>
 struct cuda_list {
-    cuda_row<N> row[ROOM];
+    ROW row[ROOM];
     int n, n_units;
 };
 
-template <int N>
+template <typename ROW>
 static inline constexpr int cuda_list_room()
 {
-    return (CUDA_LIST_BYTES - 8) / (int)sizeof(cuda_row<N>);
+    return (CUDA_LIST_BYTES - 8) / (int)sizeof(ROW);
 }
 
 /* Elementwise work: units of CUDA_UNIT elements. */
@@ -50,15 +51,15 @@ static inline void cuda_row_scalars(const void **scalars, int *f64, const ag_ten
     *f64 = ag_dtype_of(t) == AG_F64;
 }
 
-template <int N, int ROOM, typename FILL, typename UNITS, typename LAUNCH>
+template <typename ROW, int ROOM, typename FILL, typename UNITS, typename LAUNCH>
 static inline ag_status cuda_each_list(const ag_call *calls, int n, FILL fill, UNITS units, LAUNCH launch)
 {
     ag_status status = AG_OK;
 
     for (int i = 0; i < n && status == AG_OK;) {
-        cuda_list<N, ROOM> list = {};
+        cuda_list<ROW, ROOM> list = {};
         for (; i < n && list.n < ROOM; i++) {
-            cuda_row<N> *row = &list.row[list.n++];
+            ROW *row = &list.row[list.n++];
             fill(row, &calls[i]);
             row->first = list.n_units;
             list.n_units += (int)units(*row);
@@ -70,12 +71,12 @@ static inline ag_status cuda_each_list(const ag_call *calls, int n, FILL fill, U
 
 /* fill(row, call) for each of n calls, and launch(list) for as many at once as a kernel may be given. units(row) says
  * into how many a row is cut. */
-template <int N, typename FILL, typename UNITS, typename LAUNCH>
+template <typename ROW, typename FILL, typename UNITS, typename LAUNCH>
 static inline ag_status cuda_each(const ag_call *calls, int n, FILL fill, UNITS units, LAUNCH launch)
 {
     if (n <= CUDA_FEW)
-        return cuda_each_list<N, CUDA_FEW>(calls, n, fill, units, launch);
-    return cuda_each_list<N, cuda_list_room<N>()>(calls, n, fill, units, launch);
+        return cuda_each_list<ROW, CUDA_FEW>(calls, n, fill, units, launch);
+    return cuda_each_list<ROW, cuda_list_room<ROW>()>(calls, n, fill, units, launch);
 }
 
 /* A block for each unit, as many as fill the device; units beyond are taken in strides. */
@@ -85,8 +86,8 @@ static inline unsigned cuda_unit_blocks(const ag_call *call, int64_t n_units)
 }
 
 /* The row that a unit belongs to. */
-template <int N, int ROOM>
-static __device__ __forceinline__ int cuda_row_at(const cuda_list<N, ROOM> &list, int unit)
+template <typename ROW, int ROOM>
+static __device__ __forceinline__ int cuda_row_at(const cuda_list<ROW, ROOM> &list, int unit)
 {
     int low = 0, high = list.n - 1;
 
@@ -113,6 +114,14 @@ static __device__ __forceinline__ cuda_floats cuda_as_in(cuda_out y)
 static __device__ __forceinline__ double cuda_scalar(const void *scalars, int f64, int i)
 {
     return f64 ? ((const double *)scalars)[i] : (double)((const float *)scalars)[i];
+}
+
+/* The numbers of an update. */
+template <int K>
+static __device__ __forceinline__ void cuda_read_scalars(double (&s)[K], const void *scalars, int f64)
+{
+    for (int i = 0; i < K; i++)
+        s[i] = cuda_scalar(scalars, f64, i);
 }
 
 /* --- a rule for every element ------------------------------------------------------------------- */
@@ -148,7 +157,8 @@ static __device__ __forceinline__ void cuda_step_at(const cuda_row<R::N> &row, R
 /* A unit by all threads of a block. shared[1] has the rule of row *known, and is begun anew for another row. Returns
  * this thread's rule. */
 template <typename R, int ROOM>
-static __device__ __forceinline__ R cuda_step_unit(const cuda_list<R::N, ROOM> &list, int unit, R *shared, int *known)
+static __device__ __forceinline__ R cuda_step_unit(const cuda_list<cuda_row<R::N>, ROOM> &list, int unit, R *shared,
+                                                   int *known)
 {
     const int r = cuda_row_at(list, unit);
     const cuda_row<R::N> &row = list.row[r];
@@ -175,7 +185,7 @@ static __device__ __forceinline__ R cuda_step_unit(const cuda_list<R::N, ROOM> &
 }
 
 template <typename R, int ROOM>
-static __global__ void cuda_step_kernel(const cuda_list<R::N, ROOM> __grid_constant__ list)
+static __global__ void cuda_step_kernel(const cuda_list<cuda_row<R::N>, ROOM> __grid_constant__ list)
 {
     CUDA_SHARED(R, shared, [1]);
     int known = -1;
@@ -188,7 +198,7 @@ static __global__ void cuda_step_kernel(const cuda_list<R::N, ROOM> __grid_const
 template <typename R, typename FILL>
 static inline ag_status cuda_step_each(const ag_call *calls, int n, FILL fill)
 {
-    return cuda_each<R::N>(calls, n, fill, cuda_units_of<R::N>, [calls](const auto &list) {
+    return cuda_each<cuda_row<R::N>>(calls, n, fill, cuda_units_of<R::N>, [calls](const auto &list) {
         constexpr int room = sizeof list.row / sizeof *list.row;
         if (list.n_units == 0)
             return AG_OK;

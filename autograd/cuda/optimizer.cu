@@ -3,7 +3,7 @@
  * The numbers of an update are read on the device, so that a captured update can be repeated with others. Rounding
  * happens at the places of the CPU's kernels (autograd/cpu/optimizer_kernel.inc.h).
  */
-#include "autograd/cpu/optimizer.h"
+#include "autograd/cpu/optimizer_factors.h"
 #include "autograd/cuda/list.cuh"
 #include "autograd/cuda/reduce.cuh"
 
@@ -33,32 +33,23 @@ static __device__ __forceinline__ float mix_square(float beta, float v, float re
 
 struct adamw_rule {
     enum { N = 4, WRITES = 3 }; /* p, m, v; g */
-    float grad_scale, decay, beta1, rest1, beta2, rest2, over_root2, eps, step_size;
+    cpu_adamw_factors f;
 
     __device__ void begin(const cuda_row<N> &row)
     {
         double s[CPU_ADAMW_N];
 
-        for (int i = 0; i < CPU_ADAMW_N; i++)
-            s[i] = cuda_scalar(row.scalars, row.f64, i);
-        grad_scale = (float)s[CPU_ADAMW_GRAD_SCALE];
-        decay = (float)(1.0 - s[CPU_ADAMW_LR] * s[CPU_ADAMW_WEIGHT_DECAY]);
-        beta1 = (float)s[CPU_ADAMW_BETA1];
-        rest1 = (float)(1.0 - s[CPU_ADAMW_BETA1]);
-        beta2 = (float)s[CPU_ADAMW_BETA2];
-        rest2 = (float)(1.0 - s[CPU_ADAMW_BETA2]);
-        over_root2 = (float)(1.0 / sqrt(s[CPU_ADAMW_CORRECTION2]));
-        eps = (float)s[CPU_ADAMW_EPS];
-        step_size = (float)(s[CPU_ADAMW_LR] / s[CPU_ADAMW_CORRECTION1]);
+        cuda_read_scalars(s, row.scalars, row.f64);
+        f = cpu_adamw_factors_of(s);
     }
-    __device__ bool rests() const { return isnan(grad_scale); }
+    __device__ bool rests() const { return isnan(f.grad_scale); }
     __device__ void step(float *v, int64_t) const
     {
-        const float g = grad_scale * v[3], to_g = g - v[1];
+        const float g = f.grad_scale * v[3], to_g = g - v[1];
 
-        v[1] = rest1 >= 0.5f ? fmaf(-beta1, to_g, g) : fmaf(rest1, to_g, v[1]); /* lerp, as PyTorch */
-        v[2] = mix_square(beta2, v[2], rest2, g);
-        v[0] = fmaf(-step_size, v[1] / fmaf(sqrtf(v[2]), over_root2, eps), decay * v[0]);
+        v[1] = f.rest1 >= 0.5f ? fmaf(-f.beta1, to_g, g) : fmaf(f.rest1, to_g, v[1]); /* lerp, as PyTorch */
+        v[2] = mix_square(f.beta2, v[2], f.rest2, g);
+        v[0] = fmaf(-f.step, v[1] / fmaf(sqrtf(v[2]), f.over_root2, f.eps), f.decay * v[0]);
     }
 };
 
@@ -71,30 +62,22 @@ ag_status cuda_adamw_each(const ag_call *calls, int n)
 
 struct sgd_rule {
     enum { N = 3, WRITES = 2 }; /* p, buffer or nothing; g */
-    float grad_scale, decay, momentum, into_buffer, lr, of_gradient, of_buffer;
+    cpu_sgd_factors f;
 
     __device__ void begin(const cuda_row<N> &row)
     {
         double s[CPU_SGD_N];
-        const bool has_buffer = row.at[1].data != NULL;
 
-        for (int i = 0; i < CPU_SGD_N; i++)
-            s[i] = cuda_scalar(row.scalars, row.f64, i);
-        grad_scale = (float)s[CPU_SGD_GRAD_SCALE];
-        decay = (float)s[CPU_SGD_WEIGHT_DECAY];
-        momentum = (float)s[CPU_SGD_MOMENTUM];
-        into_buffer = (float)s[CPU_SGD_INTO_BUFFER];
-        lr = (float)s[CPU_SGD_LR];
-        of_gradient = !has_buffer || s[CPU_SGD_NESTEROV] != 0.0 ? 1.0f : 0.0f;
-        of_buffer = !has_buffer ? 0.0f : s[CPU_SGD_NESTEROV] != 0.0 ? momentum : 1.0f;
+        cuda_read_scalars(s, row.scalars, row.f64);
+        f = cpu_sgd_factors_of(s, row.at[1].data != NULL);
     }
-    __device__ bool rests() const { return isnan(grad_scale); }
+    __device__ bool rests() const { return isnan(f.grad_scale); }
     __device__ void step(float *v, int64_t) const
     {
-        const float d = fmaf(decay, v[0], grad_scale * v[2]);
+        const float d = fmaf(f.decay, v[0], f.grad_scale * v[2]);
 
-        v[1] = mix(momentum, v[1], into_buffer, d);
-        v[0] = fmaf(-lr, mix(of_gradient, d, of_buffer, v[1]), v[0]);
+        v[1] = mix(f.momentum, v[1], f.into_buffer, d);
+        v[0] = fmaf(-f.lr, mix(f.of_gradient, d, f.of_buffer, v[1]), v[0]);
     }
 };
 
@@ -107,29 +90,22 @@ ag_status cuda_sgd_each(const ag_call *calls, int n)
 
 struct lion_rule {
     enum { N = 3, WRITES = 2 }; /* p, m; g */
-    float grad_scale, decay, beta1, rest1, beta2, rest2, lr;
+    cpu_lion_factors f;
 
     __device__ void begin(const cuda_row<N> &row)
     {
         double s[CPU_LION_N];
 
-        for (int i = 0; i < CPU_LION_N; i++)
-            s[i] = cuda_scalar(row.scalars, row.f64, i);
-        grad_scale = (float)s[CPU_LION_GRAD_SCALE];
-        decay = (float)(1.0 - s[CPU_LION_LR] * s[CPU_LION_WEIGHT_DECAY]);
-        beta1 = (float)s[CPU_LION_BETA1];
-        rest1 = (float)(1.0 - s[CPU_LION_BETA1]);
-        beta2 = (float)s[CPU_LION_BETA2];
-        rest2 = (float)(1.0 - s[CPU_LION_BETA2]);
-        lr = (float)s[CPU_LION_LR];
+        cuda_read_scalars(s, row.scalars, row.f64);
+        f = cpu_lion_factors_of(s);
     }
-    __device__ bool rests() const { return isnan(grad_scale); }
+    __device__ bool rests() const { return isnan(f.grad_scale); }
     __device__ void step(float *v, int64_t) const
     {
-        const float g = grad_scale * v[2], c = mix(beta1, v[1], rest1, g);
+        const float g = f.grad_scale * v[2], c = mix(f.beta1, v[1], f.rest1, g);
 
-        v[1] = mix(beta2, v[1], rest2, g);
-        v[0] = decay * v[0] - (c > 0.0f ? lr : c < 0.0f ? -lr : 0.0f);
+        v[1] = mix(f.beta2, v[1], f.rest2, g);
+        v[0] = f.decay * v[0] - (c > 0.0f ? f.lr : c < 0.0f ? -f.lr : 0.0f);
     }
 };
 
@@ -142,7 +118,7 @@ ag_status cuda_lion_each(const ag_call *calls, int n)
 
 /* The mean of every row of g; a block for each. */
 template <int ROOM>
-static __global__ void row_means(const cuda_list<1, ROOM> __grid_constant__ list)
+static __global__ void row_means(const cuda_list<cuda_row<1>, ROOM> __grid_constant__ list)
 {
     for (int unit = blockIdx.x; unit < list.n_units; unit += gridDim.x) {
         const cuda_row<1> &row = list.row[cuda_row_at(list, unit)];
@@ -160,42 +136,28 @@ struct ranger_rule {
     enum { N = 5, WRITES = 4 }; /* p, m, v, slow; g */
     const float *means;         /* of each `cols` values of g; NULL: 0 */
     int64_t cols;
-    float grad_scale, decay, beta1, rest1, beta2, rest2, step_size, alpha, of_root, below;
-    int sync, unused;
+    cpu_ranger_factors f;
 
     __device__ void begin(const cuda_row<N> &row)
     {
         double s[CPU_RANGER_N];
-        bool rectified;
 
-        for (int i = 0; i < CPU_RANGER_N; i++)
-            s[i] = cuda_scalar(row.scalars, row.f64, i);
-        rectified = s[CPU_RANGER_RECTIFIED] != 0.0;
+        cuda_read_scalars(s, row.scalars, row.f64);
+        f = cpu_ranger_factors_of(s);
         means = (const float *)row.more;
         cols = row.cols;
-        grad_scale = (float)s[CPU_RANGER_GRAD_SCALE];
-        decay = (float)(1.0 - s[CPU_RANGER_LR] * s[CPU_RANGER_WEIGHT_DECAY]);
-        beta1 = (float)s[CPU_RANGER_BETA1];
-        rest1 = (float)(1.0 - s[CPU_RANGER_BETA1]);
-        beta2 = (float)s[CPU_RANGER_BETA2];
-        rest2 = (float)(1.0 - s[CPU_RANGER_BETA2]);
-        step_size = (float)(s[CPU_RANGER_LR] * s[CPU_RANGER_RATIO]);
-        alpha = (float)s[CPU_RANGER_ALPHA];
-        of_root = rectified ? 1.0f : 0.0f;
-        below = rectified ? (float)s[CPU_RANGER_EPS] : 1.0f;
-        sync = s[CPU_RANGER_SYNC] != 0.0;
     }
-    __device__ bool rests() const { return isnan(grad_scale); }
+    __device__ bool rests() const { return isnan(f.grad_scale); }
     __device__ void step(float *v, int64_t i) const
     {
         int64_t at;
-        const float mean = means ? means[cuda_divide(i, cols, &at)] : 0.0f, c = grad_scale * (v[4] - mean);
+        const float mean = means ? means[cuda_divide(i, cols, &at)] : 0.0f, c = f.grad_scale * (v[4] - mean);
 
-        v[1] = mix(beta1, v[1], rest1, c);
-        v[2] = mix_square(beta2, v[2], rest2, c);
-        v[0] = fmaf(-step_size, v[1] / fmaf(sqrtf(v[2]), of_root, below), decay * v[0]);
-        if (sync)
-            v[0] = v[3] = fmaf(alpha, v[0] - v[3], v[3]);
+        v[1] = mix(f.beta1, v[1], f.rest1, c);
+        v[2] = mix_square(f.beta2, v[2], f.rest2, c);
+        v[0] = fmaf(-f.step, v[1] / fmaf(sqrtf(v[2]), f.of_root, f.below), f.decay * v[0]);
+        if (f.sync)
+            v[0] = v[3] = fmaf(f.alpha, v[0] - v[3], v[3]);
     }
 };
 
@@ -238,8 +200,8 @@ ag_status cuda_ranger_each(const ag_call *calls, int n)
         means = (float *)ag_scratch(calls->ctx, (size_t)n_means * sizeof *means);
         if (!means)
             return ag_status_of(calls->ctx);
-        status = cuda_each<1>(calls, n, fill_means, [](const cuda_row<1> &row) { return row.n; },
-                              [calls](const auto &list) {
+        const auto units = [](const cuda_row<1> &row) { return row.n; };
+        status = cuda_each<cuda_row<1>>(calls, n, fill_means, units, [calls](const auto &list) {
             constexpr int room = sizeof list.row / sizeof *list.row;
             if (list.n_units == 0)
                 return AG_OK;
@@ -252,48 +214,16 @@ ag_status cuda_ranger_each(const ag_call *calls, int n)
 
 /* --- Prodigy ---------------------------------------------------------------------------------- */
 
-static __device__ void prodigy_begin(double *state, const double *s)
-{
-    const double next = state[CPU_PRODIGY_K] + 1.0;
-    double correction = 1.0;
-
-    if (s[CPU_PRODIGY_BIAS_CORRECTION] != 0.0)
-        correction = sqrt(1.0 - pow(s[CPU_PRODIGY_BETA2], next)) / (1.0 - pow(s[CPU_PRODIGY_BETA1], next));
-    state[CPU_PRODIGY_DLR] = state[CPU_PRODIGY_D] * s[CPU_PRODIGY_LR] * correction;
-    state[CPU_PRODIGY_DOT] = 0.0;
-    state[CPU_PRODIGY_DENOMINATOR] = 0.0;
-    state[CPU_PRODIGY_MOVES] = 0.0;
-}
-
-static __device__ void prodigy_end(double *state, const double *s)
-{
-    const double d0 = s[CPU_PRODIGY_D0];
-    double d = state[CPU_PRODIGY_D], estimate;
-
-    if (state[CPU_PRODIGY_DENOMINATOR] == 0.0)
-        return;
-    state[CPU_PRODIGY_NUMERATOR] = s[CPU_PRODIGY_BETA3] * state[CPU_PRODIGY_NUMERATOR] +
-                                   d / d0 * state[CPU_PRODIGY_DLR] * state[CPU_PRODIGY_DOT];
-    estimate = s[CPU_PRODIGY_D_COEF] * state[CPU_PRODIGY_NUMERATOR] / state[CPU_PRODIGY_DENOMINATOR];
-    if (d == d0)
-        d = fmax(d, estimate);
-    state[CPU_PRODIGY_D_MAX] = fmax(state[CPU_PRODIGY_D_MAX], estimate);
-    state[CPU_PRODIGY_D] = fmin(state[CPU_PRODIGY_D_MAX], s[CPU_PRODIGY_GROWTH_RATE] * d);
-    state[CPU_PRODIGY_K] += 1.0;
-    state[CPU_PRODIGY_MOVES] = 1.0;
-}
-
 /* One thread. */
 static __global__ void prodigy_d(double *state, const void *scalars, int f64, int is_end)
 {
     double s[CPU_PRODIGY_N];
 
-    for (int i = 0; i < CPU_PRODIGY_N; i++)
-        s[i] = cuda_scalar(scalars, f64, i);
+    cuda_read_scalars(s, scalars, f64);
     if (is_end)
-        prodigy_end(state, s);
+        cpu_prodigy_end(state, s);
     else
-        prodigy_begin(state, s);
+        cpu_prodigy_begin(state, s);
 }
 
 ag_status cuda_prodigy_d(ag_call *call)
@@ -304,97 +234,79 @@ ag_status cuda_prodigy_d(ag_call *call)
 
 struct prodigy_rule {
     enum { N = 6, WRITES = 3 }; /* s, m, v; p, p0, g */
-    float grad_scale, coupled_decay, beta1, into_m, beta2, into_v, beta3, into_s;
+    cpu_prodigy_factors f;
     float dot, size; /* of the elements so far: sums of e (p0 - p) and of |s| */
     int is_resting;
 
     __device__ void begin(const cuda_row<N> &row)
     {
-        const double *state = (const double *)row.more, d = state[CPU_PRODIGY_D];
         double s[CPU_PRODIGY_N];
 
-        for (int i = 0; i < CPU_PRODIGY_N; i++)
-            s[i] = cuda_scalar(row.scalars, row.f64, i);
-        grad_scale = (float)s[CPU_PRODIGY_GRAD_SCALE];
-        coupled_decay = s[CPU_PRODIGY_DECOUPLE] == 0.0 ? (float)s[CPU_PRODIGY_WEIGHT_DECAY] : 0.0f;
-        beta1 = (float)s[CPU_PRODIGY_BETA1];
-        into_m = (float)(d * (1.0 - s[CPU_PRODIGY_BETA1]));
-        beta2 = (float)s[CPU_PRODIGY_BETA2];
-        into_v = (float)(d * d * (1.0 - s[CPU_PRODIGY_BETA2]));
-        beta3 = (float)s[CPU_PRODIGY_BETA3];
-        into_s = (float)(d / s[CPU_PRODIGY_D0] *
-                         (s[CPU_PRODIGY_SAFEGUARD_WARMUP] != 0.0 ? d : state[CPU_PRODIGY_DLR]));
+        cuda_read_scalars(s, row.scalars, row.f64);
+        f = cpu_prodigy_factors_of((const double *)row.more, s);
         dot = size = 0.0f;
-        is_resting = !(s[CPU_PRODIGY_LR] > 0.0) || isnan(s[CPU_PRODIGY_GRAD_SCALE]);
+        is_resting = !(s[CPU_PRODIGY_LR] > 0.0) || isnan(f.grad_scale);
     }
     __device__ bool rests() const { return is_resting; }
     __device__ void step(float *v, int64_t)
     {
-        const float e = fmaf(coupled_decay, v[3], grad_scale * v[5]);
+        const float e = fmaf(f.coupled_decay, v[3], f.grad_scale * v[5]);
 
-        v[0] = mix(beta3, v[0], into_s, e);
-        v[1] = mix(beta1, v[1], into_m, e);
-        v[2] = mix_square(beta2, v[2], into_v, e);
+        v[0] = mix(f.beta3, v[0], f.into_s, e);
+        v[1] = mix(f.beta1, v[1], f.into_m, e);
+        v[2] = mix_square(f.beta2, v[2], f.into_v, e);
         dot = fmaf(e, v[4] - v[3], dot);
         size += fabsf(v[0]);
     }
 };
 
-/* parts[unit] = its dot and size; a block for each unit. */
+/* The dot and size of each unit; a block for each. */
 template <int ROOM>
-static __global__ void prodigy_moments(double *parts, const cuda_list<6, ROOM> __grid_constant__ list)
+static __global__ void prodigy_moments(cuda_pair *parts, const cuda_list<cuda_row<6>, ROOM> __grid_constant__ list)
 {
     CUDA_SHARED(prodigy_rule, shared, [1]);
     int known = -1;
 
     for (int unit = blockIdx.x; unit < list.n_units; unit += gridDim.x) {
         const prodigy_rule rule = cuda_step_unit(list, unit, shared, &known);
-        const double dot = cuda_block_sum((double)rule.dot), size = cuda_block_sum((double)rule.size);
-        if (threadIdx.x == 0) {
-            parts[2 * unit] = dot;
-            parts[2 * unit + 1] = size;
-        }
+        const cuda_pair part = cuda_block_sum_pair({(double)rule.dot, (double)rule.size});
+        if (threadIdx.x == 0)
+            parts[unit] = part;
     }
 }
 
 /* One block. */
-static __global__ void prodigy_add(double *state, const double *parts, int n_units)
+static __global__ void prodigy_add(double *state, const cuda_pair *parts, int n_units)
 {
-    double dot = 0.0, size = 0.0;
+    const cuda_pair sum = cuda_block_sum_pairs(parts, n_units);
 
-    for (int i = threadIdx.x; i < n_units; i += blockDim.x) {
-        dot += parts[2 * i];
-        size += parts[2 * i + 1];
-    }
-    dot = cuda_block_sum(dot);
-    size = cuda_block_sum(size);
     if (threadIdx.x == 0) {
-        state[CPU_PRODIGY_DOT] += dot;
-        state[CPU_PRODIGY_DENOMINATOR] += size;
+        state[CPU_PRODIGY_DOT] += sum.a;
+        state[CPU_PRODIGY_DENOMINATOR] += sum.b;
     }
 }
 
 size_t cuda_prodigy_moments_scratch(const ag_call *call)
 {
-    return (size_t)((ag_numel(call->in[1]) + CUDA_UNIT - 1) / CUDA_UNIT) * 2 * sizeof(double);
+    return (size_t)((ag_numel(call->in[1]) + CUDA_UNIT - 1) / CUDA_UNIT) * sizeof(cuda_pair);
 }
 
 template <int ROOM>
-static ag_status prodigy_list(const ag_call *call, const cuda_list<6, ROOM> &list)
+static ag_status prodigy_list(const ag_call *call, const cuda_list<cuda_row<6>, ROOM> &list)
 {
-    double *parts;
+    cuda_pair *parts;
     ag_status status;
 
     if (list.n_units == 0)
         return AG_OK;
-    parts = (double *)ag_scratch(call->ctx, (size_t)list.n_units * 2 * sizeof(double));
+    parts = (cuda_pair *)ag_scratch(call->ctx, (size_t)list.n_units * sizeof *parts);
     if (!parts)
         return ag_status_of(call->ctx);
     status = cuda_launch(call, prodigy_moments<ROOM>, cuda_unit_blocks(call, list.n_units), CUDA_THREADS, 0, parts,
                          list);
     if (status != AG_OK)
         return status;
-    return cuda_launch(call, prodigy_add, 1, CUDA_THREADS, 0, (double *)list.row[0].more, (const double *)parts,
+    return cuda_launch(call, prodigy_add, 1, CUDA_THREADS, 0, (double *)list.row[0].more, (const cuda_pair *)parts,
                        list.n_units);
 }
 
@@ -412,7 +324,7 @@ ag_status cuda_prodigy_moments_each(const ag_call *calls, int n)
     for (int i = 0, next; i < n && status == AG_OK; i = next) { /* those with the same d */
         for (next = i + 1; next < n && calls[next].in[0] == calls[i].in[0];)
             next++;
-        status = cuda_each<6>(calls + i, next - i, fill, cuda_units_of<6>,
+        status = cuda_each<cuda_row<6>>(calls + i, next - i, fill, cuda_units_of<6>,
                               [calls](const auto &list) { return prodigy_list(calls, list); });
     }
     return status;
@@ -420,25 +332,22 @@ ag_status cuda_prodigy_moments_each(const ag_call *calls, int n)
 
 struct prodigy_step_rule {
     enum { N = 3, WRITES = 1 }; /* p; m, v */
-    float decay, step_size, eps;
+    cpu_prodigy_step_factors f;
     int is_resting;
 
     __device__ void begin(const cuda_row<N> &row)
     {
-        const double *state = (const double *)row.more, dlr = state[CPU_PRODIGY_DLR];
+        const double *state = (const double *)row.more;
         double s[CPU_PRODIGY_N];
 
-        for (int i = 0; i < CPU_PRODIGY_N; i++)
-            s[i] = cuda_scalar(row.scalars, row.f64, i);
-        decay = (float)(1.0 - (s[CPU_PRODIGY_DECOUPLE] != 0.0 ? s[CPU_PRODIGY_WEIGHT_DECAY] * dlr : 0.0));
-        step_size = (float)dlr;
-        eps = (float)(state[CPU_PRODIGY_D] * s[CPU_PRODIGY_EPS]);
+        cuda_read_scalars(s, row.scalars, row.f64);
+        f = cpu_prodigy_step_factors_of(state, s);
         is_resting = !(s[CPU_PRODIGY_LR] > 0.0) || state[CPU_PRODIGY_MOVES] == 0.0;
     }
     __device__ bool rests() const { return is_resting; }
     __device__ void step(float *v, int64_t) const
     {
-        v[0] = fmaf(-step_size, v[1] / (sqrtf(v[2]) + eps), decay * v[0]);
+        v[0] = fmaf(-f.step, v[1] / (sqrtf(v[2]) + f.eps), f.decay * v[0]);
     }
 };
 

@@ -6,7 +6,7 @@
  */
 #include "autograd/cpu/adafactor.h"
 #include "autograd/cpu/adamw8bit.h"
-#include "autograd/cpu/optimizer.h"
+#include "autograd/cpu/optimizer_factors.h"
 #include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"

@@ -64,7 +64,7 @@ spoil staging.c "kernels do not wait for a copy on another stream" 's/cudaStream
 spoil matmul.c "a wrong step from one matrix to the next" 's/p.stride_b = n_lead(b) ? p.k \* p.n : 0;/p.stride_b = n_lead(b) ? p.m * p.n : 0;/' test_ops:matmul
 spoil softmax.cu "a row is read beyond its end" 's/i < cols; i += CUDA_WARP/i <= cols; i += CUDA_WARP/' test_ops:softmax
 spoil adamw8bit.cu "a swapped index" 's/return (row \* taps + tap) \* channels + channel;/return (row * channels + channel) * taps + tap;/' test_optimizer_rules
-spoil optimizer.cu "an accumulator that is not cleared" 's/^    state\[CPU_PRODIGY_DOT\] = 0.0;//' test_optimizer_rules
+spoil ../cpu/optimizer_factors.h "an accumulator that is not cleared" 's/^    state\[CPU_PRODIGY_DOT\] = 0.0;//' test_optimizer_rules
 spoil inplace.cu "a short grid that does not stride" 's/unit += gridDim.x/unit += list.n_units/' "test_ops_state test_optimizer_rules"
 spoil list.cuh "the tail of a tensor is left out" 's/for (int64_t i = whole + threadIdx.x; i < to;/for (int64_t i = whole + threadIdx.x; i < to - 1;/' "test_ops_state test_optimizer_rules"
 spoil list.cuh "no guard at the end of a tensor" 's/const int64_t to = from + CUDA_UNIT < row.n ? from + CUDA_UNIT : row.n;/const int64_t to = from + CUDA_UNIT;/' "test_ops_state test_optimizer_rules"
@@ -72,5 +72,5 @@ spoil list.cuh "a unit is given to the row before its own" 's/list.row\[middle\]
 spoil walk.cuh "a wrong stride" 's/at_b += index \* w.b\[k\];/at_b += index * w.a[k];/' "test_ops:add test_ops"
 spoil reduce.cuh "a barrier is missing before sums are read" '0,/part\[warp\] = v;/{/part\[warp\] = v;/{n;s/__syncthreads();//}}' "test_ops:row_loss test_ops:softmax test_optimizer_rules"
 spoil reduce.cuh "a sum over half a warp" 's|for (int with = CUDA_WARP / 2; with; with /= 2)|for (int with = CUDA_WARP / 4; with; with /= 2)|' "test_ops:row_loss test_ops:softmax test_optimizer_rules"
-spoil reduce.cuh "a wrong mask in a shuffle" 's/v = fmaxf(v, __shfl_xor_sync((unsigned)CUDA_ALL_LANES/v = fmaxf(v, __shfl_xor_sync(0xffffu/' "test_ops:row_loss test_ops:softmax test_optimizer_rules"
+spoil reduce.cuh "a wrong mask in a shuffle" 's/__shfl_xor_sync((unsigned)CUDA_ALL_LANES/__shfl_xor_sync(0xffffu/' "test_ops:row_loss test_ops:softmax test_optimizer_rules"
 [ "$missed" = 0 ]
