@@ -74,15 +74,22 @@ static void scalars(double *out, const opt_config *c, const opt_moment *now)
     out[CPU_ADAFACTOR_GRAD_SCALE] = now->grad_scale;
 }
 
+static void moments(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad)
+{
+    ag_adafactor_moments_(ctx, opt_slot(opt, COL, i), opt_slot(opt, ROW, i), grad, opt_scalars_of(opt, i),
+                          shape_of(opt, i));
+}
+
+static void sums(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad)
+{
+    ag_adafactor_sums_(ctx, opt->own[i], opt->params[i], opt_slot(opt, COL, i), opt_slot(opt, ROW, i), grad,
+                       opt_scalars_of(opt, i), shape_of(opt, i));
+}
+
 static void step(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad)
 {
-    const ag_adafactor_shape s = shape_of(opt, i);
-    ag_tensor *p = opt->params[i], *col = opt_slot(opt, COL, i), *row = opt_slot(opt, ROW, i);
-    ag_tensor *numbers = opt_scalars_of(opt, i);
-
-    ag_adafactor_moments_(ctx, col, row, grad, numbers, s);
-    ag_adafactor_sums_(ctx, opt->common, p, col, row, grad, numbers, s);
-    ag_adafactor_step_(ctx, p, opt_slot(opt, M, i), col, row, grad, opt->common, numbers, s);
+    ag_adafactor_step_(ctx, opt->params[i], opt_slot(opt, M, i), opt_slot(opt, COL, i), opt_slot(opt, ROW, i), grad,
+                       opt->own[i], opt_scalars_of(opt, i), shape_of(opt, i));
 }
 
 const opt_rule opt_adafactor = {
@@ -91,10 +98,10 @@ const opt_rule opt_adafactor = {
     .slots = {[COL] = "exp_avg_sq_col", [ROW] = "exp_avg_sq_row", [M] = "exp_avg"},
     .n_scalars = CPU_ADAFACTOR_N,
     .grad_scale = CPU_ADAFACTOR_GRAD_SCALE,
-    .n_common = 2,
+    .n_own = 2,
     .check = check,
     .make = make,
     .rate = rate,
     .scalars = scalars,
-    .step = step,
+    .steps = {moments, sums, step},
 };

@@ -49,7 +49,7 @@ const opt_rule opt_adamw = {
     .grad_scale = CPU_ADAMW_GRAD_SCALE,
     .make = make,
     .scalars = scalars,
-    .step = step,
+    .steps = {step},
 };
 
 /* --- one byte a moment ---------------------------------------------------------------------------- */
@@ -96,5 +96,5 @@ const opt_rule opt_adamw8bit = {
     .grad_scale = CPU_ADAMW_GRAD_SCALE,
     .make = make_8bit,
     .scalars = scalars,
-    .step = step_8bit,
+    .steps = {step_8bit},
 };

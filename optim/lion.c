@@ -34,5 +34,5 @@ const opt_rule opt_lion = {
     .grad_scale = CPU_LION_GRAD_SCALE,
     .make = make,
     .scalars = scalars,
-    .step = step,
+    .steps = {step},
 };

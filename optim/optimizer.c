@@ -161,6 +161,19 @@ static ag_status take_numbers(ag_ctx *ctx, opt_optimizer *opt)
     return ag_status_of(ctx);
 }
 
+static ag_status take_own(ag_ctx *ctx, opt_optimizer *opt)
+{
+    const int64_t each = opt->rule->n_own;
+
+    if (!each)
+        return AG_OK;
+    opt->all_own = ag_empty(ctx, AG_MODEL, AG_F64, 1, (int64_t[]){opt->n * each});
+    opt->own = ag_new(ctx, (size_t)opt->n + 1, sizeof *opt->own, "optimizer");
+    for (int64_t i = 0; opt->own && i < opt->n; i++)
+        opt->own[i] = view_of(ctx, opt->all_own, i * each, each);
+    return ag_status_of(ctx);
+}
+
 static ag_status take_layouts(ag_ctx *ctx, opt_optimizer *opt, const opt_params *params)
 {
     opt->layouts = ag_new(ctx, (size_t)opt->n + 1, sizeof *opt->layouts, "optimizer");
@@ -202,7 +215,7 @@ ag_status opt_new(opt_optimizer **out, ag_ctx *ctx, const opt_config *config, co
     opt->names = params->names;
     opt->n = params->n;
     if (take_groups(ctx, opt, params) != AG_OK || take_layouts(ctx, opt, params) != AG_OK ||
-        take_numbers(ctx, opt) != AG_OK || take_states(ctx, opt) != AG_OK) {
+        take_numbers(ctx, opt) != AG_OK || take_own(ctx, opt) != AG_OK || take_states(ctx, opt) != AG_OK) {
         opt_free(opt);
         return ag_status_of(ctx);
     }
@@ -218,6 +231,10 @@ void opt_free(opt_optimizer *opt)
         ag_release(opt->slots[i]);
     for (int k = 0; opt->scalars && k < opt->n_groups; k++)
         ag_release(opt->scalars[k]);
+    for (int64_t i = 0; opt->own && i < opt->n; i++)
+        ag_release(opt->own[i]);
+    ag_release(opt->all_own);
+    ag_delete(opt->own);
     ag_release(opt->common);
     ag_release(opt->seen);
     ag_release(opt->sums);
@@ -268,14 +285,25 @@ ag_status opt_prepare(ag_ctx *ctx, opt_optimizer *opt, int64_t update, double lr
     return ag_status_of(ctx);
 }
 
-/* One pass of a rule over all parameters. */
-static void pass(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads,
-                 void (*one)(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad))
+typedef void one_of_them(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad);
+
+/* One pass over parameters [from, to). */
+static void pass(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, int64_t from, int64_t to, one_of_them *one)
 {
     ag_bundle_begin(ctx);
-    for (int64_t i = 0; i < opt->n; i++)
+    for (int64_t i = from; i < to; i++)
         one(ctx, opt, i, grads[i]);
     ag_bundle_end(ctx);
+}
+
+/* The steps of a rule: on a GPU each of all parameters at once, on the CPU all of one while it is in the cache. */
+static void step_all(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads)
+{
+    const int64_t at_once = ag_ctx_device(ctx) == AG_CPU ? 1 : opt->n;
+
+    for (int64_t i = 0; i < opt->n; i += at_once)
+        for (int k = 0; k < OPT_MAX_STEPS && opt->rule->steps[k]; k++)
+            pass(ctx, opt, grads, i, i + at_once, opt->rule->steps[k]);
 }
 
 static void measure(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad)
@@ -288,14 +316,14 @@ ag_status opt_step(ag_ctx *ctx, opt_optimizer *opt, ag_tensor *const *grads, dou
     const opt_rule *rule = opt->rule;
     const bool was = ag_record(ctx, false);
 
-    pass(ctx, opt, grads, measure);
+    pass(ctx, opt, grads, 0, opt->n, measure);
     ag_clip_(ctx, opt->all_scalars, opt->seen, opt->sums, rule->grad_scale, max_norm);
     if (rule->collect) {
         rule->between(ctx, opt, false);
-        pass(ctx, opt, grads, rule->collect);
+        pass(ctx, opt, grads, 0, opt->n, rule->collect);
         rule->between(ctx, opt, true);
     }
-    pass(ctx, opt, grads, rule->step);
+    step_all(ctx, opt, grads);
     ag_record(ctx, was);
     return ag_status_of(ctx);
 }

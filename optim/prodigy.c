@@ -94,5 +94,5 @@ const opt_rule opt_prodigy = {
     .first = first,
     .collect = collect,
     .between = between,
-    .step = step,
+    .steps = {step},
 };

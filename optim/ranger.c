@@ -86,5 +86,5 @@ const opt_rule opt_ranger = {
     .make = make,
     .scalars = scalars,
     .first = first,
-    .step = step,
+    .steps = {step},
 };

@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-enum { OPT_MAX_SLOTS = 4, OPT_MAX_COMMON = 8 }; /* OPT_SIGHT_BYTES holds one value more */
+enum { OPT_MAX_SLOTS = 4, OPT_MAX_STEPS = 3, OPT_MAX_COMMON = 8 }; /* OPT_SIGHT_BYTES holds one value more */
 
 /* When an update is, with what. */
 typedef struct opt_moment {
@@ -28,7 +28,8 @@ typedef struct opt_rule {
     const char *common_name;                /* of the common tensor, when it is a state */
     int n_scalars, grad_scale;              /* how many; where among them the gradients' factor stands */
     int n_common;                           /* values of the common tensor, f64; 0: there is none */
-    /* Every function but make, scalars and step may be NULL. */
+    int n_own;                              /* f64 of each parameter that its steps leave to each other */
+    /* Every function but make, scalars and the first step may be NULL. */
     ag_status (*check)(ag_ctx *ctx, const opt_config *config);
     void (*begin_common)(ag_ctx *ctx, opt_optimizer *opt); /* write what it begins with */
     void (*make)(ag_ctx *ctx, opt_optimizer *opt, int64_t i); /* the states of parameter i */
@@ -40,7 +41,8 @@ typedef struct opt_rule {
      * no parameter's ops depend on another's. */
     void (*collect)(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad);
     void (*between)(ag_ctx *ctx, opt_optimizer *opt, bool is_after);
-    void (*step)(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad);
+    /* One after the other, the last ones NULL: what a step reads of the one before belongs to its parameter. */
+    void (*steps[OPT_MAX_STEPS])(ag_ctx *ctx, opt_optimizer *opt, int64_t i, ag_tensor *grad);
 } opt_rule;
 
 extern const opt_rule opt_adamw, opt_adamw8bit, opt_ranger, opt_lion, opt_adafactor, opt_prodigy, opt_sgd;
@@ -62,6 +64,8 @@ struct opt_optimizer {
     ag_tensor *sums;        /* f64 [n]: of the squares of each gradient of the last update */
     ag_tensor *seen;        /* f64 [1 + rule->n_common]: their joint norm, and common */
     ag_tensor *common;      /* f64 [rule->n_common] */
+    ag_tensor *all_own;     /* f64 [n * rule->n_own] */
+    ag_tensor **own;        /* [n], its parts of rule->n_own; NULL: there are none */
 };
 
 /* Make a state of zeros: like parameter i, or a list of n values. */

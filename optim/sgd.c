@@ -45,5 +45,5 @@ const opt_rule opt_sgd = {
     .check = check,
     .make = make,
     .scalars = scalars,
-    .step = step,
+    .steps = {step},
 };

@@ -248,25 +248,19 @@ static void test_clipping(void **state)
     ag_ctx_free(ctx);
 }
 
-/* However many tensors there are, an update of AdamW is a few kernels and waits once, for what it saw. */
-static void test_launches(void **state)
+/* However many tensors there are, an update is a few kernels and waits once, for what it saw. */
+static void launches(opt_kind kind, long of_kind)
 {
     enum { T = 200 };
     static const int64_t dims[] = {3, 7};
-    const opt_config config = opt_defaults(OPT_ADAMW);
+    const opt_config config = opt_defaults(kind);
     const char *names[T];
-    ag_ctx *ctx;
+    ag_ctx *ctx = check_ctx();
     ag_tensor *params[T], *grads[T];
     opt_optimizer *opt = NULL;
     opt_ema *ema = NULL;
     long kernels, waits;
 
-    (void)state;
-    if (!cuda_host_count || check_device() != AG_CUDA) {
-        print_message("SKIP counting launches: there are no stand-ins to count them\n");
-        return;
-    }
-    ctx = check_ctx();
     for (int t = 0; t < T; t++) {
         params[t] = ag_full(ctx, AG_MODEL, 1.0, 2, dims);
         grads[t] = ag_full(ctx, AG_MODEL, 0.5, 2, dims);
@@ -284,7 +278,7 @@ static void test_launches(void **state)
         ag_fill_(ctx, grads[t], 0.0);
     ag_bundle_end(ctx);
     kernels = cuda_host_count(CUDA_HOST_KERNELS) - kernels;
-    assert_int_equal(kernels, 6); /* squares, their sums, the factor, AdamW, the average, zeros */
+    assert_int_equal(kernels, of_kind + 5); /* squares, their sums, the factor; the average, zeros */
     assert_true(cuda_host_count(CUDA_HOST_WAITS) - waits <= 2); /* one read: its copy, and what went wrong */
     opt_ema_free(ema);
     opt_free(opt);
@@ -293,6 +287,17 @@ static void test_launches(void **state)
         ag_release(grads[t]);
     }
     ag_ctx_free(ctx);
+}
+
+static void test_launches(void **state)
+{
+    (void)state;
+    if (!cuda_host_count || check_device() != AG_CUDA) {
+        print_message("SKIP counting launches: there are no stand-ins to count them\n");
+        return;
+    }
+    launches(OPT_ADAMW, 1);
+    launches(OPT_ADAFACTOR, 7); /* rows, columns; factors, sums of units, of tensors; factors, steps */
 }
 
 static void test_average(void **state)

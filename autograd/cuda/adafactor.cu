@@ -1,385 +1,418 @@
 /* adafactor.cu - Adafactor: second moments kept as those of rows and columns (../cpu/adafactor.h).
  *
  * A tensor is batches of matrices [rows, cols] with lanes; row sums are kept as [batches, rows, lanes], column sums as
- * [batches, cols, lanes]. With lanes the matrices are small, and a thread sums one side of one; without, a block sums
- * a row, and columns are cut into slabs of rows, added in their order.
+ * [batches, cols, lanes]. With lanes the matrices are small: a thread takes one of a moment's values, or one lane with
+ * all its rows and columns. Without, a block takes a row, or a stripe of columns, or so many elements. All tensors go
+ * through each kernel at once.
  */
-#include "autograd/cpu/adafactor.h"
+#include "autograd/cpu/optimizer_factors.h"
 #include "autograd/cuda/list.cuh"
 #include "autograd/cuda/reduce.cuh"
 
-enum { SLABS = 32, PIECE = 8192 }; /* elements of one block */
+/* LANES: of one unit. STRIPE: columns of one unit, by so many threads each. */
+enum { LANES = 1024, STRIPE = CUDA_WARP, DEPTH = CUDA_THREADS / STRIPE };
 
-struct numbers {
+/* The tensors of one call; NULL where it has none. */
+struct matrices {
+    ag_adafactor_shape s;
+    float *p, *m, *row, *col;
+    const float *g;
+    float *factors;   /* of rows, of a matrix without lanes: scratch */
+    cuda_pair *parts; /* of sums, of each unit: scratch */
+    double *sums;
     const void *scalars;
-    int64_t f64;
+    int f64, first;
 };
 
-static __device__ __forceinline__ double number(numbers a, int i)
-{
-    return cuda_scalar(a.scalars, (int)a.f64, i);
-}
-
-static __device__ __forceinline__ bool rests(numbers a)
-{
-    return isnan(number(a, CPU_ADAFACTOR_GRAD_SCALE));
-}
-
-static numbers numbers_of(const ag_tensor *t)
-{
-    return numbers{ag_data(t), ag_dtype_of(t) == AG_F64};
-}
-
-static ag_adafactor_shape shape_of(const ag_call *call)
-{
-    return *(const ag_adafactor_shape *)call->attr;
-}
-
-static bool has_lanes(ag_adafactor_shape s)
+static __host__ __device__ __forceinline__ bool has_lanes(const ag_adafactor_shape &s)
 {
     return s.lanes > 1 || (s.rows == 1 && s.cols == 1);
 }
 
-static int64_t count(ag_adafactor_shape s)
+static __host__ __device__ __forceinline__ int64_t count(const ag_adafactor_shape &s)
 {
     return s.batches * s.rows * s.cols * s.lanes;
 }
 
-/* Values that ag_call's input may not have. */
-static float *values(const ag_call *call, int i)
+static __host__ __device__ __forceinline__ int64_t pieces(int64_t n, int64_t each)
 {
-    return call->in[i] ? (float *)ag_data(call->in[i]) : NULL;
+    return (n + each - 1) / each;
+}
+
+static int64_t factors_in(const matrices &t)
+{
+    return has_lanes(t.s) ? 0 : t.s.batches * t.s.rows;
+}
+
+/* Units of what wants u of every element. */
+static __host__ __device__ __forceinline__ int64_t direction_units(const matrices &t)
+{
+    return has_lanes(t.s) ? pieces(t.s.batches * t.s.lanes, LANES) : pieces(count(t.s), CUDA_UNIT);
+}
+
+/* Where an op's inputs stand; NONE where it has none. */
+struct places {
+    int p, m, col, row, g, sums, scalars;
+};
+
+enum { NONE = -1 };
+static const places OF_MOMENTS = {NONE, NONE, 0, 1, 2, NONE, 3};
+static const places OF_SUMS = {1, NONE, 2, 3, 4, 0, 5};
+static const places OF_STEP = {0, 1, 2, 3, 4, 5, 6};
+
+static void *input(const ag_call *call, int i)
+{
+    return i != NONE && call->in[i] ? ag_data(call->in[i]) : NULL;
+}
+
+static matrices matrices_of(const ag_call *call, const places &at)
+{
+    matrices t = {};
+
+    t.s = *(const ag_adafactor_shape *)call->attr;
+    t.p = (float *)input(call, at.p);
+    t.m = (float *)input(call, at.m);
+    t.col = (float *)input(call, at.col);
+    t.row = (float *)input(call, at.row);
+    t.g = (const float *)input(call, at.g);
+    t.sums = (double *)input(call, at.sums);
+    cuda_row_scalars(&t.scalars, &t.f64, call->in[at.scalars]);
+    return t;
+}
+
+/* Of call after call, each with its part of the scratch. */
+struct filling {
+    places at;
+    float *factors;
+    cuda_pair *parts;
+
+    void operator()(matrices *t, const ag_call *call)
+    {
+        *t = matrices_of(call, at);
+        t->factors = factors;
+        t->parts = parts;
+        if (factors)
+            factors += factors_in(*t);
+        if (parts)
+            parts += direction_units(*t);
+    }
+};
+
+/* Work in units: units(t), and run(t, unit) by a block. */
+template <typename WORK, int ROOM>
+static __global__ void work_on(const cuda_list<matrices, ROOM> __grid_constant__ list)
+{
+    for (int unit = blockIdx.x; unit < list.n_units; unit += gridDim.x) {
+        const matrices &t = list.row[cuda_row_at(list, unit)];
+        WORK::run(t, unit - t.first);
+    }
+}
+
+template <typename WORK>
+static ag_status work_each(const ag_call *calls, int n, filling fill)
+{
+    return cuda_each<matrices>(calls, n, fill, WORK::units, [calls](const auto &list) {
+        constexpr int room = sizeof list.row / sizeof *list.row;
+        if (list.n_units == 0)
+            return AG_OK;
+        return cuda_launch(calls, work_on<WORK, room>, cuda_unit_blocks(calls, list.n_units), CUDA_THREADS, 0, list);
+    });
 }
 
 /* --- moments ---------------------------------------------------------------------------------- */
 
-/* state = keep state + (1 - keep) (mean of squares + eps), for all lanes of `outer` places: along a line of n values
- * `step` apart. outer = batches x places; the line of place k begins at k's batch + k step_place. */
-struct lines {
-    int64_t batches, places, lanes, n; /* lines of n values */
-    int64_t step_batch, step_place, step;
+struct keeping {
+    double keep, eps;
+    float scale;
 };
 
-static __global__ void lane_means(float *state, const float *g, lines l, numbers a)
+static __device__ keeping keeping_of(const matrices &t)
 {
-    const float scale = (float)number(a, CPU_ADAFACTOR_GRAD_SCALE), keep = (float)number(a, CPU_ADAFACTOR_BETA2T);
-    const float rest = (float)(1.0 - number(a, CPU_ADAFACTOR_BETA2T)), eps = (float)number(a, CPU_ADAFACTOR_EPS1);
-    const float over = 1.0f / (float)l.n;
+    keeping k;
 
-    if (rests(a))
+    k.keep = cuda_scalar(t.scalars, t.f64, CPU_ADAFACTOR_BETA2T);
+    k.eps = cuda_scalar(t.scalars, t.f64, CPU_ADAFACTOR_EPS1);
+    k.scale = (float)cuda_scalar(t.scalars, t.f64, CPU_ADAFACTOR_GRAD_SCALE);
+    return k;
+}
+
+/* state = keep state + (1 - keep) (mean of squares + eps) for LANES values of a state [batches, places, lanes]: each
+ * of a line of n values `step` apart, of which the first lies at batch x matrix + place x step_place + lane. */
+static __device__ void keep_lanes(float *state, const matrices &t, int unit, int64_t places, int64_t step_place,
+                                  int64_t n, int64_t step)
+{
+    const keeping k = keeping_of(t);
+    const float keep = (float)k.keep, rest = (float)(1.0 - k.keep), eps = (float)k.eps, over = 1.0f / (float)n;
+    const int64_t all = t.s.batches * places * t.s.lanes, from = (int64_t)unit * LANES;
+    const int64_t to = from + LANES < all ? from + LANES : all;
+
+    if (isnan(k.scale))
         return;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < l.batches * l.places * l.lanes;
-         i += (int64_t)gridDim.x * blockDim.x) {
+    for (int64_t i = from + threadIdx.x; i < to; i += blockDim.x) {
         int64_t lane, place;
-        const int64_t outer = cuda_divide(i, l.lanes, &lane), batch = cuda_divide(outer, l.places, &place);
-        const float *x = g + batch * l.step_batch + place * l.step_place + lane;
+        const int64_t outer = cuda_divide(i, t.s.lanes, &lane), batch = cuda_divide(outer, places, &place);
+        const float *x = t.g + batch * t.s.rows * t.s.cols * t.s.lanes + place * step_place + lane;
         float sum = 0.0f;
-        for (int64_t k = 0; k < l.n; k++) {
-            const float v = scale * x[k * l.step];
+        for (int64_t j = 0; j < n; j++) {
+            const float v = k.scale * x[j * step];
             sum += v * v;
         }
         state[i] = keep * state[i] + rest * (over * sum + eps);
     }
 }
 
-/* A block for each row of all matrices. */
-static __global__ void row_means(float *row, const float *g, int64_t n_rows, int64_t cols, numbers a)
+static __device__ __forceinline__ void keep_mean(float *state, const keeping &k, double sum, int64_t n)
 {
-    const float scale = (float)number(a, CPU_ADAFACTOR_GRAD_SCALE);
-    const double keep = number(a, CPU_ADAFACTOR_BETA2T), eps = number(a, CPU_ADAFACTOR_EPS1);
+    *state = (float)(k.keep * *state + (1.0 - k.keep) * (sum / (double)n + k.eps));
+}
 
-    if (rests(a))
-        return;
-    for (int64_t r = blockIdx.x; r < n_rows; r += gridDim.x) {
+struct row_moments {
+    static int64_t units(const matrices &t)
+    {
+        return !t.row ? 0 : has_lanes(t.s) ? pieces(t.s.batches * t.s.rows * t.s.lanes, LANES) : t.s.batches * t.s.rows;
+    }
+
+    static __device__ void run(const matrices &t, int unit)
+    {
+        const keeping k = keeping_of(t);
+        const float *g = t.g + unit * t.s.cols;
         double sum = 0.0;
-        for (int64_t c = threadIdx.x; c < cols; c += blockDim.x) {
-            const double x = (double)(scale * g[r * cols + c]);
+
+        if (has_lanes(t.s)) {
+            keep_lanes(t.row, t, unit, t.s.rows, t.s.cols * t.s.lanes, t.s.cols, t.s.lanes);
+            return;
+        }
+        for (int64_t c = threadIdx.x; c < t.s.cols; c += blockDim.x) {
+            const double x = (double)(k.scale * g[c]);
             sum += x * x;
         }
         sum = cuda_block_sum(sum);
-        if (threadIdx.x == 0)
-            row[r] = (float)(keep * row[r] + (1.0 - keep) * (sum / (double)cols + eps));
+        if (threadIdx.x == 0 && !isnan(k.scale))
+            keep_mean(&t.row[unit], k, sum, t.s.cols);
     }
-}
+};
 
-/* parts [SLABS, batches, cols]: squares of a column within a slab of rows. */
-static __global__ void col_slabs(double *parts, const float *g, ag_adafactor_shape s, numbers a)
-{
-    const float scale = (float)number(a, CPU_ADAFACTOR_GRAD_SCALE);
-    const int64_t each = (s.rows + SLABS - 1) / SLABS, n = s.batches * s.cols;
+struct col_moments {
+    static int64_t units(const matrices &t)
+    {
+        return has_lanes(t.s) ? pieces(t.s.batches * t.s.cols * t.s.lanes, LANES)
+                              : t.s.batches * pieces(t.s.cols, STRIPE);
+    }
 
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < SLABS * n;
-         i += (int64_t)gridDim.x * blockDim.x) {
-        int64_t at, c;
-        const int64_t slab = cuda_divide(i, n, &at), batch = cuda_divide(at, s.cols, &c);
-        const int64_t end = (slab + 1) * each < s.rows ? (slab + 1) * each : s.rows;
+    static __device__ void run(const matrices &t, int unit)
+    {
+        CUDA_SHARED(double, part, [DEPTH][STRIPE]);
+        const keeping k = keeping_of(t);
+        const int at = threadIdx.x % STRIPE, depth = threadIdx.x / STRIPE;
+        int64_t stripe;
+        const int64_t batch = cuda_divide(unit, pieces(t.s.cols, STRIPE), &stripe), c = stripe * STRIPE + at;
         double sum = 0.0;
-        for (int64_t r = slab * each; r < end; r++) {
-            const double x = (double)(scale * g[(batch * s.rows + r) * s.cols + c]);
+
+        if (has_lanes(t.s)) {
+            keep_lanes(t.col, t, unit, t.s.cols, t.s.lanes, t.s.rows, t.s.cols * t.s.lanes);
+            return;
+        }
+        for (int64_t r = depth; r < t.s.rows && c < t.s.cols; r += DEPTH) {
+            const double x = (double)(k.scale * t.g[(batch * t.s.rows + r) * t.s.cols + c]);
             sum += x * x;
         }
-        parts[i] = sum;
+        __syncthreads(); /* part may still be read of the unit before */
+        part[depth][at] = sum;
+        __syncthreads();
+        if (depth > 0 || c >= t.s.cols || isnan(k.scale))
+            return;
+        for (int d = 1; d < DEPTH; d++)
+            sum += part[d][at];
+        keep_mean(&t.col[batch * t.s.cols + c], k, sum, t.s.rows);
     }
-}
+};
 
-static __global__ void col_means(float *col, const double *parts, int64_t n, int64_t rows, numbers a)
+ag_status cuda_adafactor_moments_each(const ag_call *calls, int n)
 {
-    const double keep = number(a, CPU_ADAFACTOR_BETA2T), eps = number(a, CPU_ADAFACTOR_EPS1);
+    const filling fill = {OF_MOMENTS, NULL, NULL};
+    const ag_status status = work_each<row_moments>(calls, n, fill);
 
-    if (rests(a))
-        return;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
-        double sum = 0.0;
-        for (int64_t slab = 0; slab < SLABS; slab++)
-            sum += parts[slab * n + i];
-        col[i] = (float)(keep * col[i] + (1.0 - keep) * (sum / (double)rows + eps));
-    }
-}
-
-size_t cuda_adafactor_moments_scratch(const ag_call *call)
-{
-    const ag_adafactor_shape s = shape_of(call);
-
-    return has_lanes(s) ? 0 : (size_t)(SLABS * s.batches * s.cols) * sizeof(double);
-}
-
-static ag_status lane_moments(const ag_call *call, float *col, float *row, const float *g, ag_adafactor_shape s)
-{
-    const int64_t matrix = s.rows * s.cols * s.lanes;
-    const lines down = {s.batches, s.cols, s.lanes, s.rows, matrix, s.lanes, s.cols * s.lanes};
-    const lines across = {s.batches, s.rows, s.lanes, s.cols, matrix, s.cols * s.lanes, s.lanes};
-    ag_status status = cuda_launch_over(call, s.batches * s.cols * s.lanes, lane_means, col, g, down,
-                                        numbers_of(call->in[3]));
-
-    if (status == AG_OK && row)
-        status = cuda_launch_over(call, s.batches * s.rows * s.lanes, lane_means, row, g, across,
-                                  numbers_of(call->in[3]));
-    return status;
-}
-
-ag_status cuda_adafactor_moments(ag_call *call)
-{
-    const ag_adafactor_shape s = shape_of(call);
-    float *col = values(call, 0), *row = values(call, 1);
-    const float *g = values(call, 2);
-    const numbers a = numbers_of(call->in[3]);
-    double *parts;
-    ag_status status;
-
-    if (has_lanes(s))
-        return lane_moments(call, col, row, g, s);
-    parts = (double *)ag_scratch(call->ctx, cuda_adafactor_moments_scratch(call));
-    if (!parts)
-        return ag_status_of(call->ctx);
-    status = cuda_launch(call, row_means, cuda_unit_blocks(call, s.batches * s.rows), CUDA_THREADS, 0, row, g,
-                         s.batches * s.rows, s.cols, a);
-    if (status == AG_OK)
-        status = cuda_launch_over(call, SLABS * s.batches * s.cols, col_slabs, parts, g, s, a);
-    if (status == AG_OK)
-        status = cuda_launch_over(call, s.batches * s.cols, col_means, col, (const double *)parts, s.batches * s.cols,
-                                  s.rows, a);
-    return status;
+    return status == AG_OK ? work_each<col_moments>(calls, n, fill) : status;
 }
 
 /* --- the direction ---------------------------------------------------------------------------- */
 
-/* sqrt(mean over rows of row / row), in the places of row. With lanes a thread, without a block for each matrix. */
-static __global__ void lane_factors(float *f, const float *row, ag_adafactor_shape s)
-{
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < s.batches * s.lanes;
-         i += (int64_t)gridDim.x * blockDim.x) {
-        int64_t lane;
-        const int64_t first = cuda_divide(i, s.lanes, &lane) * s.rows * s.lanes + lane;
-        float mean = 0.0f;
-        for (int64_t r = 0; r < s.rows; r++)
-            mean += row[first + r * s.lanes];
-        mean *= 1.0f / (float)s.rows;
-        for (int64_t r = 0; r < s.rows; r++)
-            f[first + r * s.lanes] = sqrtf(mean / row[first + r * s.lanes]);
-    }
-}
+/* sqrt(mean over rows of row / row) of a matrix without lanes. */
+struct row_factors {
+    static int64_t units(const matrices &t) { return factors_in(t) ? t.s.batches : 0; }
 
-static __global__ void matrix_factors(float *f, const float *row, ag_adafactor_shape s)
-{
-    for (int64_t b = blockIdx.x; b < s.batches; b += gridDim.x) {
+    static __device__ void run(const matrices &t, int unit)
+    {
+        const float *row = t.row + unit * t.s.rows;
         double mean = 0.0;
-        for (int64_t r = threadIdx.x; r < s.rows; r += blockDim.x)
-            mean += (double)row[b * s.rows + r];
-        mean = cuda_block_sum(mean) / (double)s.rows;
-        for (int64_t r = threadIdx.x; r < s.rows; r += blockDim.x)
-            f[b * s.rows + r] = (float)sqrt(mean / (double)row[b * s.rows + r]);
+
+        for (int64_t r = threadIdx.x; r < t.s.rows; r += blockDim.x)
+            mean += (double)row[r];
+        mean = cuda_block_sum(mean) / (double)t.s.rows;
+        for (int64_t r = threadIdx.x; r < t.s.rows; r += blockDim.x)
+            t.factors[unit * t.s.rows + r] = (float)sqrt(mean / (double)row[r]);
+    }
+};
+
+/* f(i, u) for the elements of a lane with all its rows and columns: u = scale g / sqrt(col) times the row's factor. */
+template <typename F>
+static __device__ __forceinline__ void along_lane(const matrices &t, int64_t batch, int64_t lane, float scale, F f)
+{
+    const ag_adafactor_shape &s = t.s;
+    const float *row = t.row + batch * s.rows * s.lanes + lane, *col = t.col + batch * s.cols * s.lanes + lane;
+    float mean = 0.0f;
+
+    for (int64_t r = 0; t.row && r < s.rows; r++)
+        mean += row[r * s.lanes];
+    mean *= 1.0f / (float)s.rows;
+    for (int64_t r = 0; r < s.rows; r++) {
+        const float of_row = t.row ? sqrtf(mean / row[r * s.lanes]) : 1.0f;
+        for (int64_t c = 0; c < s.cols; c++) {
+            const int64_t i = ((batch * s.rows + r) * s.cols + c) * s.lanes + lane;
+            f(i, scale * t.g[i] * (1.0f / sqrtf(col[c * s.lanes])) * of_row);
+        }
     }
 }
 
-static size_t factor_bytes(ag_adafactor_shape s)
+/* The same for all elements of a unit. */
+template <typename F>
+static __device__ __forceinline__ void along_unit(const matrices &t, int unit, float scale, F f)
 {
-    return (size_t)(s.batches * s.rows * s.lanes) * sizeof(float);
-}
+    const ag_adafactor_shape &s = t.s;
+    const int64_t each = has_lanes(s) ? (int64_t)LANES : (int64_t)CUDA_UNIT;
+    const int64_t all = has_lanes(s) ? s.batches * s.lanes : count(s);
+    const int64_t from = unit * each, to = from + each < all ? from + each : all;
 
-/* What every row is multiplied by, in scratch; NULL where there are no rows, or (and failed) no memory. */
-static float *row_factors(const ag_call *call, const float *row, ag_adafactor_shape s)
-{
-    float *f = row ? (float *)ag_scratch(call->ctx, factor_bytes(s)) : NULL;
-
-    if (!f)
-        return NULL;
-    if (has_lanes(s))
-        cuda_launch_over(call, s.batches * s.lanes, lane_factors, f, row, s);
-    else
-        cuda_launch(call, matrix_factors, cuda_unit_blocks(call, s.batches), CUDA_THREADS, 0, f, row, s);
-    return f;
-}
-
-/* scale g / sqrt(col) times the row's factor, at element i. */
-static __device__ __forceinline__ float direction_at(int64_t i, const float *g, const float *rows, const float *col,
-                                                     ag_adafactor_shape s, float scale)
-{
-    int64_t lane, c, r;
-    const int64_t outer = cuda_divide(i, s.lanes, &lane), line = cuda_divide(outer, s.cols, &c);
-    const int64_t batch = cuda_divide(line, s.rows, &r);
-    const float u = scale * g[i] * (1.0f / sqrtf(col[(batch * s.cols + c) * s.lanes + lane]));
-
-    return rows ? u * rows[line * s.lanes + lane] : u;
+    for (int64_t i = from + threadIdx.x; i < to; i += blockDim.x) {
+        int64_t rest, r;
+        if (has_lanes(s)) {
+            const int64_t batch = cuda_divide(i, s.lanes, &rest);
+            along_lane(t, batch, rest, scale, f);
+        } else {
+            const int64_t line = cuda_divide(i, s.cols, &rest), batch = cuda_divide(line, s.rows, &r);
+            f(i, scale * t.g[i] * (1.0f / sqrtf(t.col[batch * s.cols + rest])) * t.factors[line]);
+        }
+    }
 }
 
 /* --- sums ------------------------------------------------------------------------------------- */
 
-/* parts[2 piece] = sum of u^2, parts[2 piece + 1] = sum of p^2; a block for each. */
-static __global__ void sum_pieces(double *parts, const float *p, const float *g, const float *rows, const float *col,
-                                  ag_adafactor_shape s, int64_t n, numbers a)
-{
-    const float scale = (float)number(a, CPU_ADAFACTOR_GRAD_SCALE);
+/* Of u^2 and p^2 in each unit. */
+struct unit_sums {
+    static int64_t units(const matrices &t) { return direction_units(t); }
 
-    for (int64_t piece = blockIdx.x; piece * PIECE < n; piece += gridDim.x) {
-        const int64_t to = (piece + 1) * PIECE < n ? (piece + 1) * PIECE : n;
-        double of_u = 0.0, of_p = 0.0;
-        for (int64_t i = piece * PIECE + threadIdx.x; i < to; i += blockDim.x) {
-            const double u = (double)direction_at(i, g, rows, col, s, scale);
-            of_u += u * u;
-            of_p += (double)p[i] * (double)p[i];
-        }
-        of_u = cuda_block_sum(of_u);
-        of_p = cuda_block_sum(of_p);
+    static __device__ void run(const matrices &t, int unit)
+    {
+        cuda_pair sum = {};
+
+        along_unit(t, unit, (float)cuda_scalar(t.scalars, t.f64, CPU_ADAFACTOR_GRAD_SCALE), [&](int64_t i, float u) {
+            sum.a += (double)u * (double)u;
+            sum.b += (double)t.p[i] * (double)t.p[i];
+        });
+        sum = cuda_block_sum_pair(sum);
+        if (threadIdx.x == 0)
+            t.parts[unit] = sum;
+    }
+};
+
+struct whole_sums {
+    static int64_t units(const matrices &) { return 1; }
+
+    static __device__ void run(const matrices &t, int)
+    {
+        const cuda_pair sum = cuda_block_sum_pairs(t.parts, direction_units(t));
+
         if (threadIdx.x == 0) {
-            parts[2 * piece] = of_u;
-            parts[2 * piece + 1] = of_p;
+            t.sums[0] = sum.a;
+            t.sums[1] = sum.b;
         }
     }
+};
+
+static size_t factor_bytes(int64_t n)
+{
+    return (size_t)n * sizeof(float);
 }
 
-/* One block. */
-static __global__ void sum_parts(double *sums, const double *parts, int64_t n_pieces)
+static size_t part_bytes(int64_t n)
 {
-    double of_u = 0.0, of_p = 0.0;
-
-    for (int64_t i = threadIdx.x; i < n_pieces; i += blockDim.x) {
-        of_u += parts[2 * i];
-        of_p += parts[2 * i + 1];
-    }
-    of_u = cuda_block_sum(of_u);
-    of_p = cuda_block_sum(of_p);
-    if (threadIdx.x == 0) {
-        sums[0] = of_u;
-        sums[1] = of_p;
-    }
-}
-
-static int64_t pieces_of(ag_adafactor_shape s)
-{
-    return (count(s) + PIECE - 1) / PIECE;
-}
-
-static size_t piece_bytes(ag_adafactor_shape s)
-{
-    return (size_t)pieces_of(s) * 2 * sizeof(double);
-}
-
-static size_t round_up(size_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
+    return (size_t)n * sizeof(cuda_pair);
 }
 
 size_t cuda_adafactor_sums_scratch(const ag_call *call)
 {
-    const ag_adafactor_shape s = shape_of(call);
+    const matrices t = matrices_of(call, OF_SUMS);
 
-    return round_up(piece_bytes(s)) + (call->in[3] ? round_up(factor_bytes(s)) : 0);
-}
-
-ag_status cuda_adafactor_sums(ag_call *call)
-{
-    const ag_adafactor_shape s = shape_of(call);
-    const float *row = values(call, 3), *rows = row_factors(call, row, s);
-    double *parts = (double *)ag_scratch(call->ctx, piece_bytes(s));
-    ag_status status;
-
-    if (!parts || ag_status_of(call->ctx) != AG_OK)
-        return ag_status_of(call->ctx);
-    status = cuda_launch(call, sum_pieces, cuda_unit_blocks(call, pieces_of(s)), CUDA_THREADS, 0, parts,
-                         values(call, 1), values(call, 4), rows, values(call, 2), s, count(s),
-                         numbers_of(call->in[5]));
-    if (status != AG_OK)
-        return status;
-    return cuda_launch(call, sum_parts, 1, CUDA_THREADS, 0, (double *)ag_data(call->in[0]), (const double *)parts,
-                       pieces_of(s));
-}
-
-/* --- step ------------------------------------------------------------------------------------- */
-
-struct factors {
-    float grad_scale, step_size, decay, beta1, rest1;
-    int is_resting;
-};
-
-static __device__ factors factors_of(const double *sums, int64_t n, numbers a)
-{
-    const double rms_u = sqrt(sums[0] / (double)n), rms_p = sqrt(sums[1] / (double)n);
-    const bool scales = number(a, CPU_ADAFACTOR_SCALE_PARAMETER) != 0.0;
-    const double rate = (scales ? fmax(number(a, CPU_ADAFACTOR_EPS2), rms_p) : 1.0) * number(a, CPU_ADAFACTOR_RATE);
-    factors f;
-
-    f.grad_scale = (float)number(a, CPU_ADAFACTOR_GRAD_SCALE);
-    f.step_size = (float)(rate / fmax(1.0, rms_u / number(a, CPU_ADAFACTOR_CLIP_THRESHOLD)));
-    f.decay = (float)(1.0 - rate * number(a, CPU_ADAFACTOR_WEIGHT_DECAY));
-    f.beta1 = (float)number(a, CPU_ADAFACTOR_BETA1);
-    f.rest1 = (float)(1.0 - number(a, CPU_ADAFACTOR_BETA1));
-    f.is_resting = !isfinite(sums[0]);
-    return f;
-}
-
-static __global__ void step(float *p, float *m, const float *g, const float *rows, const float *col,
-                            const double *sums, ag_adafactor_shape s, int64_t n, numbers a)
-{
-    CUDA_SHARED(factors, shared, [1]);
-    factors f;
-
-    if (threadIdx.x == 0)
-        shared[0] = factors_of(sums, n, a);
-    __syncthreads();
-    f = shared[0];
-    if (f.is_resting)
-        return;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
-        float u = f.step_size * direction_at(i, g, rows, col, s, f.grad_scale);
-        if (m)
-            u = m[i] = fmaf(f.rest1, u, f.beta1 * m[i]);
-        p[i] = f.decay * p[i] - u;
-    }
+    return (factor_bytes(factors_in(t)) + 63) / 64 * 64 + part_bytes(direction_units(t));
 }
 
 size_t cuda_adafactor_step_scratch(const ag_call *call)
 {
-    return call->in[3] ? factor_bytes(shape_of(call)) : 0;
+    return factor_bytes(factors_in(matrices_of(call, OF_STEP)));
 }
 
-ag_status cuda_adafactor_step(ag_call *call)
+/* Take scratch for all calls and find the factors of rows. */
+static ag_status begin_directions(filling *fill, const ag_call *calls, int n, bool with_parts)
 {
-    const ag_adafactor_shape s = shape_of(call);
-    const float *rows = row_factors(call, values(call, 3), s);
+    int64_t n_factors = 0, n_parts = 0;
 
-    if (ag_status_of(call->ctx) != AG_OK)
-        return ag_status_of(call->ctx);
-    return cuda_launch_over(call, count(s), step, values(call, 0), values(call, 1), values(call, 4), rows,
-                            values(call, 2), (const double *)ag_data(call->in[5]), s, count(s),
-                            numbers_of(call->in[6]));
+    for (int i = 0; i < n; i++) {
+        const matrices t = matrices_of(&calls[i], fill->at);
+        n_factors += factors_in(t);
+        n_parts += direction_units(t);
+    }
+    if (with_parts)
+        fill->parts = (cuda_pair *)ag_scratch(calls->ctx, part_bytes(n_parts));
+    if (n_factors)
+        fill->factors = (float *)ag_scratch(calls->ctx, factor_bytes(n_factors));
+    if (ag_status_of(calls->ctx) != AG_OK)
+        return ag_status_of(calls->ctx);
+    return n_factors ? work_each<row_factors>(calls, n, *fill) : AG_OK;
+}
+
+ag_status cuda_adafactor_sums_each(const ag_call *calls, int n)
+{
+    filling fill = {OF_SUMS, NULL, NULL};
+    ag_status status = begin_directions(&fill, calls, n, true);
+
+    if (status == AG_OK)
+        status = work_each<unit_sums>(calls, n, fill);
+    return status == AG_OK ? work_each<whole_sums>(calls, n, fill) : status;
+}
+
+/* --- step ------------------------------------------------------------------------------------- */
+
+struct stepping {
+    static int64_t units(const matrices &t) { return direction_units(t); }
+
+    static __device__ void run(const matrices &t, int unit)
+    {
+        CUDA_SHARED(cpu_adafactor_factors, shared, [1]);
+        double s[CPU_ADAFACTOR_N];
+        cpu_adafactor_factors f;
+
+        if (!isfinite(t.sums[0]))
+            return;
+        __syncthreads(); /* those of the unit before may still be read */
+        if (threadIdx.x == 0) {
+            cuda_read_scalars(s, t.scalars, t.f64);
+            shared[0] = cpu_adafactor_factors_of(t.sums, count(t.s), s);
+        }
+        __syncthreads();
+        f = shared[0];
+        along_unit(t, unit, f.grad_scale, [&](int64_t i, float u) {
+            u *= f.step;
+            if (t.m)
+                u = t.m[i] = fmaf(f.rest1, u, f.beta1 * t.m[i]);
+            t.p[i] = f.decay * t.p[i] - u;
+        });
+    }
+};
+
+ag_status cuda_adafactor_step_each(const ag_call *calls, int n)
+{
+    filling fill = {OF_STEP, NULL, NULL};
+    const ag_status status = begin_directions(&fill, calls, n, false);
+
+    return status == AG_OK ? work_each<stepping>(calls, n, fill) : status;
 }

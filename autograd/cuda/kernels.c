@@ -69,9 +69,9 @@ static const ag_cuda_kernel KERNELS[] = {
     {&ag_op_prodigy_moments_, .scratch = cuda_prodigy_moments_scratch, .each = cuda_prodigy_moments_each},
     {&ag_op_prodigy_step_, .each = cuda_prodigy_step_each},
     {&ag_op_adamw8bit_, .each = cuda_adamw8bit_each},
-    {&ag_op_adafactor_moments_, .run = cuda_adafactor_moments, .scratch = cuda_adafactor_moments_scratch},
-    {&ag_op_adafactor_sums_, .run = cuda_adafactor_sums, .scratch = cuda_adafactor_sums_scratch},
-    {&ag_op_adafactor_step_, .run = cuda_adafactor_step, .scratch = cuda_adafactor_step_scratch},
+    {&ag_op_adafactor_moments_, .each = cuda_adafactor_moments_each},
+    {&ag_op_adafactor_sums_, .scratch = cuda_adafactor_sums_scratch, .each = cuda_adafactor_sums_each},
+    {&ag_op_adafactor_step_, .scratch = cuda_adafactor_step_scratch, .each = cuda_adafactor_step_each},
 };
 
 int cuda_kernel_index(const ag_op *op)

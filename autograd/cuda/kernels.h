@@ -132,11 +132,10 @@ ag_status cuda_prodigy_step_each(const ag_call *calls, int n);
 ag_status cuda_adamw8bit_each(const ag_call *calls, int n);
 
 /* adafactor.cu */
-ag_status cuda_adafactor_moments(ag_call *call);
-size_t cuda_adafactor_moments_scratch(const ag_call *call);
-ag_status cuda_adafactor_sums(ag_call *call);
+ag_status cuda_adafactor_moments_each(const ag_call *calls, int n);
+ag_status cuda_adafactor_sums_each(const ag_call *calls, int n);
 size_t cuda_adafactor_sums_scratch(const ag_call *call);
-ag_status cuda_adafactor_step(ag_call *call);
+ag_status cuda_adafactor_step_each(const ag_call *calls, int n);
 size_t cuda_adafactor_step_scratch(const ag_call *call);
 
 #ifdef __cplusplus
