@@ -45,14 +45,18 @@ int winograd_choose(const winograd_shape *s);
 /* The transforms for one side, by instruction set. Vectors lie along channels. Sizes: a tile is
  * (side + 2)^2 inputs and side^2 outputs; P = (side + 2)^2 products. */
 typedef struct winograd_kernels {
-    /* v[p * v_step + c] for c < n, from the tile's pixels in[0..P) (each n channels) */
-    void (*input)(float *v, int64_t v_step, const float *const *in, int64_t n);
+    /* v[p * v_step + c * rows + t] for c < n, t < n_tiles, from the pixels in[t * P + 0..P) of tile t (each
+     * n channels); rows is at most a vector. Up to a vector after the last number is overwritten. */
+    void (*input)(float *v, int64_t v_step, int64_t rows, const float *const *in, int64_t n_tiles, int64_t n);
     /* u[p * u_step + (panel * n_k + k) * nr + o % nr] for o < n_out, k < n_k, panel = o / nr; the
      * last panel is filled up with zeros. */
     void (*weights)(float *u, int64_t u_step, const float *w, const winograd_shape *s,
                     int64_t n_out, int64_t n_k);
-    /* out[side * r + c][0..n) = sums of m[p * m_step + ..] + bias; NULL where a pixel is outside */
-    void (*output)(float *const *out, const float *m, int64_t m_step, const float *bias, int64_t n);
+    /* out[side * r + c][0..n) = sums of m[p * m_step + ..] + bias; NULL where a pixel is outside.
+     * past_caches: stored past the caches; then pixels begin at 64-byte boundaries and n is whole lines.
+     * m is read in whole lines. */
+    void (*output)(float *const *out, const float *m, int64_t m_step, const float *bias, int64_t n,
+                   bool past_caches);
 } winograd_kernels;
 
 extern const winograd_kernels winograd4_portable, winograd4_avx2, winograd4_avx512;

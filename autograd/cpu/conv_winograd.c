@@ -4,8 +4,8 @@
  * the taps g become P = (side + 2)^2 numbers each, and the sum over input channels is P matrix
  * products [tiles, C_in] x [C_in, C_out] (conv_winograd_kernel.inc.h has the transforms).
  *
- *   for each group of tiles                       V fits the third-level cache (GROUP_BYTES)
- *     V[k block][p][tile][k] = B^T d B            all threads, then a barrier
+ *   for each group of tiles                       about GROUP_BYTES of V
+ *     V[k block][p][panel][k][tile] = B^T d B     all threads, then a barrier
  *     for each unit: o block x chunk of tiles     threads take units one by one
  *       for each k block
  *         U[p][k][o] = G g G^T
@@ -23,18 +23,20 @@
 #include <omp.h>
 #include <string.h>
 
-/* With many tiles a transformed weight is used often, from the third-level cache; with few it is
- * used once or twice, so its block stays in the second level. Blocks of 64 outputs: where outputs
- * are the contiguous axis of w, shorter runs of memory cost more than they save. */
-enum { MANY_TILES = 48, K_MANY = 384, K_FEW = 64, O_BLOCK = 64, O_SMALL = 32 };
+/* With few tiles a transformed weight is used once or twice, so its block stays in the second-level
+ * cache. Blocks of 64 outputs: where outputs are the contiguous axis of w, shorter runs of memory cost
+ * more than they save. */
+enum { MANY_TILES = 128, K_MANY = 128, K_FEW = 64, O_BLOCK = 64, O_SMALL = 32 };
 
 enum {
-    GROUP_BYTES = 10 << 20,  /* of V, but at least GROUP_TILES tiles */
+    GROUP_BYTES = 16 << 20,  /* of V, but at least GROUP_TILES tiles */
     GROUP_TILES = 64,
-    U_WHOLE_BYTES = 3 << 20, /* of U, for all channels of an o block */
-    CHUNK_WHOLE = 64,        /* tiles in a chunk: M stays in the second-level cache, U is kept */
-    CHUNK_PARTS = 128,       /* U is made again for every chunk, so larger ones */
-    STEP_PAD = 16, /* floats between the P matrices: else all P lie at the same place of a cache */
+    U_WHOLE_BYTES = 5 << 20, /* of U, for all channels of an o block */
+    CHUNK_WHOLE = 70,        /* tiles in a chunk: M stays in the second-level cache, U is kept */
+    CHUNK_PARTS = 140,       /* U is made again for every chunk, so larger ones */
+    STEP_PAD = 16, /* floats between panels and between the P matrices: else all P lie at one place of a cache */
+    LINE = 16,             /* floats in a cache line */
+    PAST_CACHES = 4000000, /* floats of a result */
     MAX_PRODUCTS = 36,
     MAX_OUTPUTS = 16,
     MIN_CHANNELS = 16
@@ -73,17 +75,25 @@ typedef struct winograd_plan {
     const gemm_kernels *products;
     int side, size, n_products;
     int64_t down, across, tiles; /* tiles in an image by axis; in all images */
-    int64_t group, chunk;        /* tiles */
+    int64_t rows, step; /* tiles in a panel of V, floats from channel to channel: a line of a cache if most
+                         * of it is used */
+    int64_t group, chunk;        /* tiles; multiples of rows */
     int64_t kb, n_k;             /* channels in a block, blocks */
     int64_t ob, n_o;
+    bool past_caches; /* the result is so large that nobody finds it in a cache */
     bool whole_u; /* U of all channels is there before it is used, and kept for the next chunk */
     size_t v_bytes, zero_bytes, u_bytes, m_bytes; /* u and m per thread */
 } winograd_plan;
 
-/* Floats from one of the P matrices to the next. */
+/* Floats from a panel of V to the next, and from one of the P matrices to the next. */
+static int64_t panel_step(const winograd_plan *p)
+{
+    return p->step * p->kb + STEP_PAD;
+}
+
 static int64_t v_step(const winograd_plan *p, int64_t in_group)
 {
-    return in_group * p->kb + STEP_PAD;
+    return ceil_div(in_group, p->rows) * panel_step(p) + STEP_PAD;
 }
 
 static int64_t u_step(const winograd_plan *p)
@@ -131,8 +141,9 @@ static winograd_plan plan_of(const winograd_shape *s, int side, int isa, int n_t
     winograd_plan p = {.s = s, .side = side, .size = side + 2,
                        .n_products = (side + 2) * (side + 2), .products = gemm_kernels_of(isa),
                        .transforms = transforms_of(side, isa)};
-    int64_t chunks, group;
+    int64_t panels, group, groups, chunks;
 
+    p.past_caches = s->n * s->oh * s->ow * s->c_out > PAST_CACHES && s->c_out % LINE == 0;
     p.down = ceil_div(s->oh, side);
     p.across = ceil_div(s->ow, side);
     p.tiles = s->n * p.down * p.across;
@@ -141,15 +152,20 @@ static winograd_plan plan_of(const winograd_shape *s, int side, int isa, int n_t
     p.n_k = ceil_div(s->c_in, p.kb);
     plan_blocks(&p, O_BLOCK);
 
+    p.rows = ceil_div(p.tiles, ceil_div(p.tiles, p.products->mr));
+    p.step = p.rows > LINE / 2 ? LINE : p.rows;
+    panels = ceil_div(p.tiles, p.rows);
     group = GROUP_BYTES / (int64_t)sizeof(float) / (p.n_products * p.kb * p.n_k);
     group = group < GROUP_TILES ? GROUP_TILES : group;
-    p.group = ceil_div(p.tiles, ceil_div(p.tiles, group));
-    chunks = ceil_div(p.group, p.whole_u ? CHUNK_WHOLE : CHUNK_PARTS);
+    groups = ceil_div(p.tiles, group);
+    p.group = ceil_div(panels, groups);
+    chunks = ceil_div(p.group * p.rows, p.whole_u ? CHUNK_WHOLE : CHUNK_PARTS);
     if (p.n_o * chunks < 4 * n_threads)
         plan_blocks(&p, O_SMALL);
-    while (p.n_o * chunks < 4 * n_threads && p.group / chunks > 32)
+    while (p.n_o * chunks < 4 * n_threads && p.group * p.rows / chunks > 32)
         chunks++;
-    p.chunk = ceil_div(p.group, chunks);
+    p.chunk = ceil_div(p.group, chunks) * p.rows;
+    p.group *= p.rows;
     p.v_bytes = bytes_of(&p, p.n_k, v_step(&p, p.group));
     p.m_bytes = bytes_of(&p, 1, m_step(&p, p.chunk));
     p.zero_bytes = gemm_round64((size_t)s->c_in * sizeof(float));
@@ -174,26 +190,26 @@ static tile_place place_of(const winograd_plan *p, int64_t tile)
                         .x = tile % p->across * p->side};
 }
 
-/* V of one tile; `at` is its index in the group. Pixels outside are read from a row of zeros. */
-static void transform_input(const winograd_plan *p, float *v, int64_t at, int64_t tile,
-                            const float *in, const float *zeros, int64_t in_group)
+/* V of the tiles of one panel, for one block of channels. Pixels outside are read from a row of zeros. */
+static void transform_input(const winograd_plan *p, float *v, int64_t panel, int64_t k, int64_t group,
+                            int64_t in_group, const float *in, const float *zeros)
 {
     const winograd_shape *s = p->s;
-    const tile_place place = place_of(p, tile);
-    const int64_t y0 = place.y - s->top, x0 = place.x - s->left;
-    const float *pixels[MAX_PRODUCTS];
+    const int64_t first = k * p->kb, n = least(p->kb, s->c_in - first);
+    const int64_t n_tiles = least(p->rows, in_group - panel * p->rows);
+    const float *pixels[GEMM_MAX_MR * MAX_PRODUCTS];
 
-    for (int64_t k = 0; k < p->n_k; k++) {
-        const int64_t first = k * p->kb, n = least(p->kb, s->c_in - first);
+    for (int64_t t = 0; t < n_tiles; t++) {
+        const tile_place place = place_of(p, group + panel * p->rows + t);
         for (int i = 0; i < p->n_products; i++) {
-            const int64_t y = y0 + i / p->size, x = x0 + i % p->size;
+            const int64_t y = place.y - s->top + i / p->size, x = place.x - s->left + i % p->size;
             const bool inside = y >= 0 && y < s->h && x >= 0 && x < s->w;
-            pixels[i] =
+            pixels[t * p->n_products + i] =
                 inside ? in + ((place.image * s->h + y) * s->w + x) * s->c_in + first : zeros;
         }
-        p->transforms->input(v + k * p->n_products * v_step(p, in_group) + at * p->kb,
-                             v_step(p, in_group), pixels, n);
     }
+    p->transforms->input(v + k * p->n_products * v_step(p, in_group) + panel * panel_step(p),
+                         v_step(p, in_group), p->step, pixels, n_tiles, n);
 }
 
 static void transform_output(const winograd_plan *p, float *out, const float *m, int64_t tile,
@@ -209,24 +225,43 @@ static void transform_output(const winograd_plan *p, float *out, const float *m,
                         ? out + ((place.image * s->oh + y) * s->ow + x) * s->c_out + o
                         : NULL;
     }
-    p->transforms->output(pixels, m, step, bias ? bias + o : NULL, n_o);
+    p->transforms->output(pixels, m, step, bias ? bias + o : NULL, n_o, p->past_caches);
 }
 
-/* M += V U of one product and one block of k; tiles in about equal panels. */
+/* Weights of the next block of channels, fetched into the second-level cache during the products of this
+ * one: nothing else could follow so many short rows, and transforming them would wait for memory. */
+typedef struct winograd_ahead {
+    const float *w;
+    int64_t row, n_rows, floats; /* row r is tap r % 9 of an output (forward) or an input (backward) */
+    int64_t at_a_time;
+} winograd_ahead;
+
+static void fetch_ahead(const winograd_shape *s, winograd_ahead *a)
+{
+    const int64_t end = least(a->n_rows, a->row + a->at_a_time);
+
+    for (; a->row < end; a->row++) {
+        const float *row = a->w + a->row / 9 * (s->backward ? s->i_step : s->o_step) + a->row % 9 * s->tap_step;
+        for (int64_t i = 0; i < a->floats; i += LINE)
+            __builtin_prefetch(row + i, 0, 2);
+    }
+}
+
+/* M += V U of one product and one block of k. */
 static void multiply(const winograd_plan *p, float *m, const float *v, const float *u,
-                     int64_t n_tiles, int64_t n_o, int64_t n_k, bool first)
+                     int64_t n_tiles, int64_t n_o, int64_t n_k, bool first, winograd_ahead *ahead)
 {
     const int nr = p->products->nr;
-    const int64_t panels = ceil_div(n_tiles, p->products->mr), rows = ceil_div(n_tiles, panels);
     float *c[GEMM_MAX_MR];
 
-    for (int64_t t = 0; t < n_tiles; t += rows) {
-        const int here = (int)least(rows, n_tiles - t);
+    for (int64_t t = 0; t < n_tiles; t += p->rows, v += panel_step(p)) {
+        const int here = (int)least(p->rows, n_tiles - t);
         for (int64_t o = 0; o < n_o; o += nr) {
             for (int r = 0; r < here; r++)
                 c[r] = m + (t + r) * p->ob + o;
-            p->products->tile_rows(here, least(nr, n_o - o), n_k, v + t * p->kb, p->kb, u + o * n_k,
-                                   c, 1.0f, first ? 0.0f : 1.0f, NULL);
+            fetch_ahead(p->s, ahead);
+            p->products->tile_panels(here, least(nr, n_o - o), n_k, v, p->step, u + o * n_k, c, 1.0f,
+                                     first ? 0.0f : 1.0f, NULL);
         }
     }
 }
@@ -235,6 +270,27 @@ typedef struct winograd_worker {
     float *u, *m;
     int64_t kept_o; /* the o block that a whole u holds; -1: none */
 } winograd_worker;
+
+/* Weights of block k of channels for the outputs from o on. */
+static const float *weights_at(const winograd_plan *p, const float *w, int64_t o, int64_t k)
+{
+    return w + o * p->s->o_step + k * p->kb * p->s->i_step;
+}
+
+/* What block k can fetch for the block after it: nothing when U of all channels is there already. */
+static winograd_ahead ahead_of(const winograd_plan *p, const float *w, int64_t o, int64_t n_o, int64_t n_tiles,
+                               int64_t k)
+{
+    const int64_t n_k = least(p->kb, p->s->c_in - (k + 1) * p->kb);
+    const int64_t calls = p->n_products * ceil_div(n_tiles, p->rows) * ceil_div(n_o, p->products->nr);
+    winograd_ahead a = {0};
+
+    if (!p->whole_u && k + 1 < p->n_k)
+        a = (winograd_ahead){.w = weights_at(p, w, o, k + 1), .n_rows = 9 * (p->s->backward ? n_k : n_o),
+                             .floats = p->s->backward ? n_o : n_k};
+    a.at_a_time = ceil_div(a.n_rows, calls);
+    return a;
+}
 
 /* Tiles first.. of the group (which begins at tile `group`) times one o block. */
 static void run_unit(const winograd_plan *p, winograd_worker *worker, float *out, const float *v,
@@ -246,10 +302,10 @@ static void run_unit(const winograd_plan *p, winograd_worker *worker, float *out
     const int64_t n_o = least(p->ob, s->c_out - o), n = p->n_products;
     /* all channels of a product, then the next product; or a block of channels of all products */
     const int64_t outer = p->whole_u ? n : p->n_k, inner = p->whole_u ? p->n_k : n;
+    winograd_ahead ahead = {0};
 
     for (int64_t k = 0; p->whole_u && worker->kept_o != o_block && k < p->n_k; k++)
-        p->transforms->weights(worker->u + k * n * u_step(p), u_step(p),
-                               w + o * s->o_step + k * p->kb * s->i_step, s, n_o,
+        p->transforms->weights(worker->u + k * n * u_step(p), u_step(p), weights_at(p, w, o, k), s, n_o,
                                least(p->kb, s->c_in - k * p->kb));
     worker->kept_o = o_block;
     for (int64_t a = 0; a < outer; a++)
@@ -257,12 +313,13 @@ static void run_unit(const winograd_plan *p, winograd_worker *worker, float *out
             const int64_t i = p->whole_u ? a : b, k = p->whole_u ? b : a;
             const int64_t n_k = least(p->kb, s->c_in - k * p->kb);
             const float *u = worker->u + ((p->whole_u ? k * n : 0) + i) * u_step(p);
-            if (!p->whole_u && i == 0)
-                p->transforms->weights(worker->u, u_step(p),
-                                       w + o * s->o_step + k * p->kb * s->i_step, s, n_o, n_k);
+            if (!p->whole_u && i == 0) {
+                p->transforms->weights(worker->u, u_step(p), weights_at(p, w, o, k), s, n_o, n_k);
+                ahead = ahead_of(p, w, o, n_o, n_tiles, k);
+            }
             multiply(p, worker->m + i * m_step(p, n_tiles),
-                     v + (k * n + i) * v_step(p, in_group) + first * p->kb, u, n_tiles, n_o, n_k,
-                     k == 0);
+                     v + (k * n + i) * v_step(p, in_group) + first / p->rows * panel_step(p), u, n_tiles, n_o,
+                     n_k, k == 0, &ahead);
         }
     for (int64_t t = 0; t < n_tiles; t++)
         transform_output(p, out, worker->m + t * p->ob, group + first + t, m_step(p, n_tiles), bias,
@@ -272,10 +329,11 @@ static void run_unit(const winograd_plan *p, winograd_worker *worker, float *out
 void winograd_run(float *out, const winograd_shape *s, int side, const float *in, const float *w,
                   const float *bias, void *scratch, int isa, int n_threads)
 {
-    const winograd_plan p = plan_of(s, side, isa, n_threads);
+    winograd_plan p = plan_of(s, side, isa, n_threads);
     float *v = scratch, *zeros = (float *)((char *)scratch + p.v_bytes);
     char *rest = (char *)zeros + p.zero_bytes;
 
+    p.past_caches = p.past_caches && (uintptr_t)out % (LINE * sizeof *out) == 0;
     memset(zeros, 0, p.zero_bytes);
 #pragma omp parallel num_threads(n_threads)
     {
@@ -285,9 +343,10 @@ void winograd_run(float *out, const winograd_shape *s, int side, const float *in
         for (int64_t group = 0; group < p.tiles; group += p.group) {
             const int64_t in_group = least(p.group, p.tiles - group);
             const int64_t chunks = ceil_div(in_group, p.chunk);
-#pragma omp for schedule(dynamic, 4)
-            for (int64_t t = 0; t < in_group; t++)
-                transform_input(&p, v, t, group + t, in, zeros, in_group);
+            const int64_t panels = ceil_div(in_group, p.rows);
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t unit = 0; unit < panels * p.n_k; unit++)
+                transform_input(&p, v, unit % panels, unit / panels, group, in_group, in, zeros);
 #pragma omp for schedule(dynamic, 1)
             for (int64_t unit = 0; unit < p.n_o * chunks; unit++)
                 run_unit(&p, &worker, out, v, w, bias, group, in_group, unit % chunks * p.chunk,

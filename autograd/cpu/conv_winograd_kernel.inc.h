@@ -24,7 +24,10 @@
 #include "autograd/cpu/transpose.inc.h"
 #include "autograd/cpu/vector.h"
 
-enum { WINOGRAD_NR = 2 * VEC_N }; /* the nr of gemm_kernel.inc.h */
+enum {
+    WINOGRAD_NR = 2 * VEC_N, /* the nr of gemm_kernel.inc.h */
+    LINE = 16                /* floats in a cache line */
+};
 
 #define SQRT_HALF 0.70710678118654752f
 #define SQRT_TWO 1.41421356237309505f
@@ -110,27 +113,46 @@ VEC_INLINE void output_1d(int side, vec *y, int y_step, const vec *m, int m_step
     }
 }
 
-VEC_INLINE void input_of(int side, float *v, int64_t v_step, const float *const *in, int64_t n)
+/* A vector of channels of one tile: product p at out[p * VEC_N * VEC_N]. */
+VEC_INLINE void input_of_tile(int side, float *out, const float *const *in, int64_t c, int64_t n)
 {
     enum { MOST = 6 };
     const int size = side + 2;
     vec columns[MOST * MOST], d[MOST], t[MOST];
 
-    for (int64_t c = 0; c < n; c += VEC_N) {
 #pragma GCC unroll 6
-        for (int s = 0; s < size; s++) {
-#pragma GCC unroll 6
-            for (int r = 0; r < size; r++)
-                d[r] = load_first(in[r * size + s] + c, n - c);
-            input_1d(side, columns + s, MOST, d, 1);
-        }
+    for (int s = 0; s < size; s++) {
 #pragma GCC unroll 6
         for (int r = 0; r < size; r++) {
-            input_1d(side, t, 1, columns + r * MOST, 1);
-#pragma GCC unroll 6
-            for (int s = 0; s < size; s++)
-                store_first(v + (r * size + s) * v_step + c, t[s], n - c);
+            d[r] = load_first(in[r * size + s] + c, n - c);
+            if (r < side && s < side) /* the others belong to other tiles too */
+                __builtin_prefetch(in[r * size + s] + c + LINE);
         }
+        input_1d(side, columns + s, MOST, d, 1);
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < size; r++) {
+        input_1d(side, t, 1, columns + r * MOST, 1);
+#pragma GCC unroll 6
+        for (int s = 0; s < size; s++)
+            vec_store(out + (r * size + s) * VEC_N * VEC_N, t[s]);
+    }
+}
+
+/* Tiles are transformed along channels and then lie along tiles, which is how the product wants them. */
+VEC_INLINE void input_of(int side, float *v, int64_t v_step, int64_t rows, const float *const *in,
+                         int64_t n_tiles, int64_t n)
+{
+    enum { MOST = 36 };
+    const int n_products = (side + 2) * (side + 2);
+    float block[MOST][VEC_N][VEC_N]; /* [product][tile][channel] */
+
+    for (int64_t c = 0; c < n; c += VEC_N) {
+        const int64_t cols = n - c < VEC_N ? n - c : VEC_N;
+        for (int64_t t = 0; t < n_tiles; t++)
+            input_of_tile(side, block[0][t], in + t * n_products, c, n);
+        for (int p = 0; p < n_products; p++)
+            transpose_block(v + p * v_step + c * rows, rows, block[p][0], VEC_N, n_tiles, cols);
     }
 }
 
@@ -159,7 +181,6 @@ VEC_INLINE void weights_transform(int side, float *u, int64_t u_step, const vec 
 VEC_INLINE void weights_along_k(int side, float *u, int64_t u_step, const float *w,
                                 const winograd_shape *s, int64_t rows, int64_t n_k)
 {
-    enum { LINE = 16 };
     float block[9][VEC_N][VEC_N]; /* [tap][k][o] */
 
     for (int64_t k = 0; k < n_k; k += VEC_N) {
@@ -184,7 +205,7 @@ VEC_INLINE void weights_along_k(int side, float *u, int64_t u_step, const float 
 VEC_INLINE void weights_along_o(int side, float *u, int64_t u_step, const float *w,
                                 const winograd_shape *s, int64_t n_out, int64_t n_k)
 {
-    enum { AHEAD = 6, LINE = 16 };
+    enum { AHEAD = 6 };
 
     for (int64_t k = 0; k < n_k; k++, w += s->i_step, u += WINOGRAD_NR)
         for (int64_t o = 0; o < n_out || o % WINOGRAD_NR; o += VEC_N) {
@@ -214,37 +235,58 @@ VEC_INLINE void weights_of(int side, float *u, int64_t u_step, const float *w,
     }
 }
 
+/* A cache line of channels at a time, so that what goes past the caches goes in whole lines. */
 VEC_INLINE void output_of(int side, float *const *out, const float *m, int64_t m_step,
-                          const float *bias, int64_t n)
+                          const float *bias, int64_t n, bool past_caches)
 {
-    enum { MOST = 6 };
+    enum { MOST = 6, VECTORS = LINE / VEC_N };
     const int size = side + 2;
-    vec columns[4 * MOST], d[MOST], y[4];
+    vec columns[VECTORS][4 * MOST], d[MOST], y[VECTORS][4];
 
-    for (int64_t c = 0; c < n; c += VEC_N) {
-        const vec b = bias ? load_first(bias + c, n - c) : vec_set(0.0f);
+    for (int64_t c = 0; c < n; c += LINE) {
+#pragma GCC unroll 4
+        for (int h = 0; h < VECTORS; h++)
 #pragma GCC unroll 6
-        for (int s = 0; s < size; s++) {
+            for (int s = 0; s < size; s++) {
 #pragma GCC unroll 6
-            for (int r = 0; r < size; r++)
-                d[r] = vec_load(m + (r * size + s) * m_step + c);
-            output_1d(side, columns + s, MOST, d, 1);
-        }
+                for (int r = 0; r < size; r++)
+                    d[r] = vec_load(m + (r * size + s) * m_step + c + h * VEC_N);
+                output_1d(side, columns[h] + s, MOST, d, 1);
+            }
 #pragma GCC unroll 4
         for (int r = 0; r < side; r++) {
-            output_1d(side, y, 1, columns + r * MOST, 1);
 #pragma GCC unroll 4
-            for (int s = 0; s < side; s++)
-                if (out[r * side + s])
-                    store_first(out[r * side + s] + c, vec_add(y[s], b), n - c);
+            for (int h = 0; h < VECTORS; h++) {
+                const int64_t at = c + h * VEC_N;
+                const vec b = bias ? load_first(bias + at, n - at) : vec_set(0.0f);
+                output_1d(side, y[h], 1, columns[h] + r * MOST, 1);
+#pragma GCC unroll 4
+                for (int s = 0; s < side; s++)
+                    y[h][s] = vec_add(y[h][s], b);
+            }
+#pragma GCC unroll 4
+            for (int s = 0; s < side; s++) {
+                float *pixel = out[r * side + s];
+#pragma GCC unroll 4
+                for (int h = 0; h < VECTORS; h++) {
+                    const int64_t at = c + h * VEC_N;
+                    if (pixel && past_caches)
+                        vec_stream(pixel + at, y[h][s]);
+                    else if (pixel && at < n)
+                        store_first(pixel + at, y[h][s], n - at);
+                }
+            }
         }
     }
+    if (past_caches)
+        vec_stream_end();
 }
 
 #define WINOGRAD_INSTANCE(side)                                                                \
-    static void input_##side(float *v, int64_t v_step, const float *const *in, int64_t n)      \
+    static void input_##side(float *v, int64_t v_step, int64_t rows, const float *const *in,   \
+                             int64_t n_tiles, int64_t n)                                       \
     {                                                                                          \
-        input_of(side, v, v_step, in, n);                                                      \
+        input_of(side, v, v_step, rows, in, n_tiles, n);                                       \
     }                                                                                          \
     static void weights_##side(float *u, int64_t u_step, const float *w,                       \
                                const winograd_shape *s, int64_t n_out, int64_t n_k)            \
@@ -252,9 +294,9 @@ VEC_INLINE void output_of(int side, float *const *out, const float *m, int64_t m
         weights_of(side, u, u_step, w, s, n_out, n_k);                                         \
     }                                                                                          \
     static void output_##side(float *const *out, const float *m, int64_t m_step,               \
-                              const float *bias, int64_t n)                                    \
+                              const float *bias, int64_t n, bool past_caches)                  \
     {                                                                                          \
-        output_of(side, out, m, m_step, bias, n);                                              \
+        output_of(side, out, m, m_step, bias, n, past_caches);                                 \
     }                                                                                          \
     const winograd_kernels VEC_NAME(winograd##side) = {                                        \
         .input = input_##side, .weights = weights_##side, .output = output_##side}

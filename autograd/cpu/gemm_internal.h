@@ -3,7 +3,7 @@
  *
  * A register tile is mr rows by nr columns of C, summed over a block of k. Its operands:
  *   A, as rows    mr rows with k contiguous and any row stride: read where it lies
- *   A, as panels  [k][a_step], mr of them used: for matrices stored the other way round
+ *   A, as panels  [k][lda], the first mr of them used: one stream of memory instead of mr, and faster
  *   B, as panels  [k][nr], nr floats from a 64-byte boundary
  * An element of C is one chain of fused multiply-adds over k in ascending order, in every tile size
  * and for any division of the work; only the length of the blocks of k (gemm_k_block), which

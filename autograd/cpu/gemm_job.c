@@ -119,7 +119,7 @@ typedef struct gemm_worker {
 /* A block of A as the tile wants it. */
 typedef struct a_block {
     const float *data;
-    int64_t ld;         /* rows */
+    int64_t ld;
     int64_t panel_size; /* floats from a panel to the next; of rows: mr rows */
 } a_block;
 
@@ -134,7 +134,7 @@ static a_block block_of_a(gemm_worker *w, int64_t batch, int64_t row, int64_t n_
         return (a_block){job->rows_a(job, batch) + row * job->lda + k0, job->lda, mr * job->lda};
     job->fill_a(job, batch, w->a, ld, row, n_rows, k0, n_k);
     if (job->a_is_panels)
-        return (a_block){w->a, 0, job->kernels->a_step * n_k};
+        return (a_block){w->a, job->kernels->a_step, job->kernels->a_step * n_k};
     return (a_block){w->a, ld, mr * ld};
 }
 

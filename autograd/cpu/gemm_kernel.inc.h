@@ -50,7 +50,7 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
                 acc[i][j] = vec_fma(a_il, b_l[j], acc[i][j]);
         }
         b += GEMM_NR;
-        a += panels ? GEMM_A_STEP : 1;
+        a += panels ? lda : 1;
     }
     if (n == nv * VEC_N) {
 #pragma GCC unroll 16
