@@ -15,18 +15,6 @@ const cpu_elementwise_kernels *cpu_elementwise_of(int isa)
                                    : &cpu_elementwise_portable;
 }
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/* Run BODY for pieces [i, i + len) of n elements, on as many threads as that is worth. */
-#define EACH_PIECE(BODY)                                                                          \
-    do {                                                                                          \
-        _Pragma("omp parallel for num_threads(cpu_team(n, n_threads)) schedule(static)")          \
-        for (int64_t i = 0; i < n; i += CPU_PIECE) {                                              \
-            const int64_t len = least(CPU_PIECE, n - i);                                          \
-            BODY;                                                                                 \
-        }                                                                                         \
-    } while (0)
-
 /* --- functions of one argument ---------------------------------------------------------------- */
 
 /* (d/dx)^order of x^p. */
@@ -100,7 +88,7 @@ void cpu_unary(float *y, ag_unary_kind kind, int order, const float *x, const fl
 {
     const cpu_elementwise_kernels *k = cpu_elementwise_of(isa);
 
-    EACH_PIECE({
+    CPU_EACH_PIECE({
         const float *dp = d ? d + i : NULL;
         if (!k->unary(y + i, kind, order, x + i, dp, len, (float)parameter))
             for (int64_t j = 0; j < len; j++)
@@ -110,22 +98,22 @@ void cpu_unary(float *y, ag_unary_kind kind, int order, const float *x, const fl
 
 void cpu_affine(float *y, const float *x, float a, float b, int64_t n, int n_threads, int isa)
 {
-    EACH_PIECE(cpu_elementwise_of(isa)->affine(y + i, x + i, a, b, len));
+    CPU_EACH_PIECE(cpu_elementwise_of(isa)->affine(y + i, x + i, a, b, len));
 }
 
 void cpu_clamp(float *y, const float *x, float low, float high, int64_t n, int n_threads, int isa)
 {
     (void)isa;
-    EACH_PIECE(for (int64_t j = i; j < i + len; j++)
-                   y[j] = x[j] < low ? low : x[j] > high ? high : x[j]);
+    CPU_EACH_PIECE(for (int64_t j = i; j < i + len; j++)
+                       y[j] = x[j] < low ? low : x[j] > high ? high : x[j]);
 }
 
 void cpu_clamp_grad(float *dx, const float *x, const float *d, float low, float high, int64_t n,
                     int n_threads, int isa)
 {
     (void)isa;
-    EACH_PIECE(for (int64_t j = i; j < i + len; j++)
-                   dx[j] = x[j] >= low && x[j] <= high ? d[j] : 0.0f);
+    CPU_EACH_PIECE(for (int64_t j = i; j < i + len; j++)
+                       dx[j] = x[j] >= low && x[j] <= high ? d[j] : 0.0f);
 }
 
 /* Elements that no cache would keep (16 MiB): gradients being cleared take 2.7 ms instead of 6.9 for
@@ -138,29 +126,29 @@ void cpu_fill(float *y, float value, int64_t n, int n_threads, int isa)
     const cpu_elementwise_kernels *k = cpu_elementwise_of(isa);
 
     if (n >= STREAMED && (uintptr_t)y % 64 == 0)
-        EACH_PIECE(k->stream(y + i, value, len));
+        CPU_EACH_PIECE(k->stream(y + i, value, len));
     else
-        EACH_PIECE(for (int64_t j = i; j < i + len; j++) y[j] = value);
+        CPU_EACH_PIECE(for (int64_t j = i; j < i + len; j++) y[j] = value);
 }
 
 void cpu_add_into(float *y, const float *x, int64_t n, int n_threads, int isa)
 {
-    EACH_PIECE(cpu_elementwise_of(isa)->binary(y + i, CPU_ADD, y + i, x + i, 1, 1, len));
+    CPU_EACH_PIECE(cpu_elementwise_of(isa)->binary(y + i, CPU_ADD, y + i, x + i, 1, 1, len));
 }
 
 void cpu_scale_into(float *y, float a, int64_t n, int n_threads, int isa)
 {
-    EACH_PIECE(cpu_elementwise_of(isa)->binary(y + i, CPU_MUL, y + i, &a, 1, 0, len));
+    CPU_EACH_PIECE(cpu_elementwise_of(isa)->binary(y + i, CPU_MUL, y + i, &a, 1, 0, len));
 }
 
 void cpu_lerp_into(float *y, const float *x, float w, int64_t n, int n_threads, int isa)
 {
-    EACH_PIECE(cpu_elementwise_of(isa)->lerp(y + i, x + i, w, len));
+    CPU_EACH_PIECE(cpu_elementwise_of(isa)->lerp(y + i, x + i, w, len));
 }
 
 void cpu_axpy(float *y, float a, const float *x, int64_t n, int n_threads, int isa)
 {
-    EACH_PIECE(cpu_elementwise_of(isa)->axpy(y + i, a, x + i, len));
+    CPU_EACH_PIECE(cpu_elementwise_of(isa)->axpy(y + i, a, x + i, len));
 }
 
 void cpu_dropout(float *y, const float *x, double p, const ag_draw *draw, int64_t n, int n_threads,
@@ -169,8 +157,8 @@ void cpu_dropout(float *y, const float *x, double p, const ag_draw *draw, int64_
     const uint32_t smallest = (uint32_t)(p * 0x1p32);
     const float raise = (float)(1.0 / (1.0 - p));
 
-    EACH_PIECE(cpu_elementwise_of(isa)->dropout(y + i, x + i, len, draw, (uint64_t)i, smallest,
-                                                raise));
+    CPU_EACH_PIECE(
+        cpu_elementwise_of(isa)->dropout(y + i, x + i, len, draw, (uint64_t)i, smallest, raise));
 }
 
 /* --- broadcasting ----------------------------------------------------------------------------- */
@@ -237,7 +225,7 @@ void cpu_binary(float *y, cpu_binary_kind kind, const float *a, const float *b, 
             rest /= w.size[i];
         }
         k->binary(y + t / pieces * run + first, kind, a + at_a, b + at_b, (int)w.step_a[last],
-                  (int)w.step_b[last], least(CPU_PIECE, run - first));
+                  (int)w.step_b[last], cpu_least(CPU_PIECE, run - first));
     }
 }
 
@@ -253,7 +241,7 @@ static void binary_piece_bf16(const cpu_elementwise_kernels *k, uint16_t *y, cpu
         return;
     }
     for (int64_t at = 0; at < n; at += BITE) {
-        const int64_t here = least(BITE, n - at);
+        const int64_t here = cpu_least(BITE, n - at);
 
         k->from_bf16(wide_a, a + at, here);
         k->from_bf16(wide_b, b + at, here);
@@ -265,7 +253,7 @@ static void binary_piece_bf16(const cpu_elementwise_kernels *k, uint16_t *y, cpu
 void cpu_binary_bf16(uint16_t *y, cpu_binary_kind kind, const uint16_t *a, const uint16_t *b,
                      int64_t n, int n_threads, int isa)
 {
-    EACH_PIECE(binary_piece_bf16(cpu_elementwise_of(isa), y + i, kind, a + i, b + i, len));
+    CPU_EACH_PIECE(binary_piece_bf16(cpu_elementwise_of(isa), y + i, kind, a + i, b + i, len));
 }
 
 /* --- rows ------------------------------------------------------------------------------------- */
@@ -405,5 +393,5 @@ void cpu_cast(void *y, ag_dtype to, const void *x, ag_dtype from, int64_t n, int
     const cpu_elementwise_kernels *k = cpu_elementwise_of(isa);
     const int64_t size_y = (int64_t)size_of(to), size_x = (int64_t)size_of(from);
 
-    EACH_PIECE(cast_piece(k, (char *)y + i * size_y, to, (const char *)x + i * size_x, from, len));
+    CPU_EACH_PIECE(cast_piece(k, (char *)y + i * size_y, to, (const char *)x + i * size_x, from, len));
 }

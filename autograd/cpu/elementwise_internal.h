@@ -61,4 +61,16 @@ static inline int cpu_team(int64_t n, int n_threads)
     return worth < n_threads ? (int)worth : n_threads;
 }
 
+static inline int64_t cpu_least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Run BODY for pieces [i, i + len) of n elements, on as many of n_threads threads as that is worth. */
+#define CPU_EACH_PIECE(BODY)                                                                      \
+    do {                                                                                          \
+        _Pragma("omp parallel for num_threads(cpu_team(n, n_threads)) schedule(static)")          \
+        for (int64_t i = 0; i < n; i += CPU_PIECE) {                                              \
+            const int64_t len = cpu_least(CPU_PIECE, n - i);                                      \
+            BODY;                                                                                 \
+        }                                                                                         \
+    } while (0)
+
 #endif /* AG_CPU_ELEMENTWISE_INTERNAL_H */

@@ -18,18 +18,6 @@ const cpu_optimizer_kernels *cpu_optimizer_of(int isa)
                                  : &cpu_optimizer_portable;
 }
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/* Run BODY for pieces [i, i + len) of n elements, on as many threads as that is worth. */
-#define EACH_PIECE(BODY)                                                                          \
-    do {                                                                                          \
-        _Pragma("omp parallel for num_threads(cpu_team(n, n_threads)) schedule(static)")          \
-        for (int64_t i = 0; i < n; i += CPU_PIECE) {                                              \
-            const int64_t len = least(CPU_PIECE, n - i);                                          \
-            BODY;                                                                                 \
-        }                                                                                         \
-    } while (0)
-
 bool cpu_adamw(float *p, float *m, float *v, const float *g, int64_t n,
                const double scalars[CPU_ADAMW_N], int n_threads, int isa)
 {
@@ -38,7 +26,7 @@ bool cpu_adamw(float *p, float *m, float *v, const float *g, int64_t n,
 
     if (isnan(scalars[CPU_ADAMW_GRAD_SCALE]))
         return false;
-    EACH_PIECE(k->adamw(p + i, m + i, v + i, g + i, len, &f));
+    CPU_EACH_PIECE(k->adamw(p + i, m + i, v + i, g + i, len, &f));
     return true;
 }
 
@@ -50,7 +38,7 @@ bool cpu_sgd(float *p, float *buffer, const float *g, int64_t n, const double sc
 
     if (isnan(scalars[CPU_SGD_GRAD_SCALE]))
         return false;
-    EACH_PIECE(k->sgd(p + i, buffer ? buffer + i : NULL, g + i, len, &f));
+    CPU_EACH_PIECE(k->sgd(p + i, buffer ? buffer + i : NULL, g + i, len, &f));
     return true;
 }
 
@@ -62,7 +50,7 @@ bool cpu_lion(float *p, float *m, const float *g, int64_t n, const double scalar
 
     if (isnan(scalars[CPU_LION_GRAD_SCALE]))
         return false;
-    EACH_PIECE(k->lion(p + i, m + i, g + i, len, &f));
+    CPU_EACH_PIECE(k->lion(p + i, m + i, g + i, len, &f));
     return true;
 }
 
@@ -83,7 +71,7 @@ static void ranger_range(const ranger_call *c, int64_t from, int64_t n, cpu_rang
 #pragma omp parallel for num_threads(cpu_team(n, n_threads)) schedule(static)
     for (int64_t i = from; i < from + n; i += CPU_PIECE)
         c->k->ranger(c->p + i, c->m + i, c->v + i, c->slow + i, c->g + i,
-                     least(CPU_PIECE, from + n - i), &f);
+                     cpu_least(CPU_PIECE, from + n - i), &f);
 }
 
 /* Row after row while it is in the cache; rows too few for the threads are shared among them. */
@@ -132,7 +120,7 @@ bool cpu_prodigy_moments(double state[CPU_PRODIGY_STATES], float *s, float *m, f
 
     if (scalars[CPU_PRODIGY_LR] <= 0.0 || isnan(scalars[CPU_PRODIGY_GRAD_SCALE]))
         return false;
-    EACH_PIECE(k->prodigy_moments(sums + 2 * (i / CPU_PIECE), s + i, m + i, v + i, p + i, p0 + i,
+    CPU_EACH_PIECE(k->prodigy_moments(sums + 2 * (i / CPU_PIECE), s + i, m + i, v + i, p + i, p0 + i,
                                   g + i, len, &f));
     for (int64_t i = 0; i < n; i += CPU_PIECE) {
         state[CPU_PRODIGY_DOT] += sums[2 * (i / CPU_PIECE)];
@@ -149,7 +137,7 @@ void cpu_prodigy_step(float *p, const float *m, const float *v, int64_t n,
     const cpu_prodigy_step_factors f = cpu_prodigy_step_factors_of(state, scalars);
 
     if (scalars[CPU_PRODIGY_LR] > 0.0 && state[CPU_PRODIGY_MOVES] != 0.0)
-        EACH_PIECE(k->prodigy_step(p + i, m + i, v + i, len, &f));
+        CPU_EACH_PIECE(k->prodigy_step(p + i, m + i, v + i, len, &f));
 }
 
 /* --- sums of squares -------------------------------------------------------------------------- */
@@ -164,7 +152,7 @@ double cpu_sumsq(const float *x, int64_t n, void *scratch, int n_threads, int is
     const cpu_elementwise_kernels *k = cpu_elementwise_of(isa);
     double *part = scratch, total = 0.0;
 
-    EACH_PIECE(part[i / CPU_PIECE] = k->sumsq(x + i, len));
+    CPU_EACH_PIECE(part[i / CPU_PIECE] = k->sumsq(x + i, len));
     for (int64_t i = 0; i < n; i += CPU_PIECE)
         total += part[i / CPU_PIECE];
     return total;

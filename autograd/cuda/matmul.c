@@ -2,21 +2,7 @@
 #include "autograd/cuda/gemm.h"
 #include "autograd/cuda/kernels.h"
 #include "autograd/ops/attrs.h"
-
-static int n_lead(const ag_tensor *t)
-{
-    return ag_ndim(t) - 2;
-}
-
-/* Products in t's leading axes. */
-static int64_t batch_of(const ag_tensor *t)
-{
-    int64_t n = 1;
-
-    for (int i = 0; i < n_lead(t); i++)
-        n *= ag_dim(t, i);
-    return n;
-}
+#include "autograd/ops/products.h"
 
 static ag_status run(ag_call *call, const cuda_product *p)
 {
@@ -32,10 +18,12 @@ static cuda_product matmul_product(const ag_call *call)
 {
     const op_matmul_attr *attr = call->attr;
     const ag_tensor *a = call->in[0], *b = call->in[1], *y = call->out[0];
-    cuda_product p = {
-        .m = ag_dim(y, -2),
-        .n = ag_dim(y, -1),
-        .k = ag_dim(a, attr->transpose_a ? -2 : -1),
+    const op_products p = op_matmul_products(call);
+
+    return (cuda_product){
+        .m = p.m,
+        .n = p.n,
+        .k = p.k,
         .a = ag_data(a),
         .b = ag_data(b),
         .c = ag_data(y),
@@ -44,17 +32,11 @@ static cuda_product matmul_product(const ag_call *call)
         .a_type = ag_dtype_of(a),
         .b_type = ag_dtype_of(b),
         .c_type = ag_dtype_of(y),
+        .batch = p.batch,
+        .stride_a = p.stride_a,
+        .stride_b = p.stride_b,
+        .stride_c = p.stride_c,
     };
-
-    if (!n_lead(b) && !attr->transpose_a) {
-        p.m *= batch_of(a); /* rows of all products below each other: one product */
-        return p;
-    }
-    p.batch = batch_of(y);
-    p.stride_a = n_lead(a) ? p.m * p.k : 0;
-    p.stride_b = n_lead(b) ? p.k * p.n : 0;
-    p.stride_c = p.m * p.n;
-    return p;
 }
 
 size_t cuda_matmul_scratch(const ag_call *call)

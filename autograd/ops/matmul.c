@@ -21,6 +21,7 @@
 #include "autograd/ops/attrs.h"
 #include "autograd/ops/common.h"
 #include "autograd/ops/list.h"
+#include "autograd/ops/products.h"
 
 /* Workspace of a product; the other devices' libraries keep their own. */
 static size_t gemm_scratch(const ag_call *call, const cpu_gemm_call *g)
@@ -51,17 +52,6 @@ static double gemm_flops(const cpu_gemm_call *g)
 
 /* --- matmul ----------------------------------------------------------------------------------- */
 
-/* Number of leading axes, and the elements they count. */
-static int n_lead(const ag_tensor *t)
-{
-    return ag_ndim(t) - 2;
-}
-
-static int64_t batch_of(const ag_tensor *t)
-{
-    return op_product(ag_dims(t), 0, n_lead(t));
-}
-
 static ag_status matmul_shape(ag_call *call)
 {
     const op_matmul_attr *attr = call->attr;
@@ -73,9 +63,9 @@ static ag_status matmul_shape(ag_call *call)
 
     if (op_check_floats(call, 0) != AG_OK)
         return ag_status_of(call->ctx);
-    if (fits && n_lead(a) && n_lead(b))
-        fits = n_lead(a) == n_lead(b) &&
-               memcmp(ag_dims(a), ag_dims(b), (size_t)n_lead(a) * sizeof(int64_t)) == 0;
+    if (fits && op_n_lead(a) && op_n_lead(b))
+        fits = op_n_lead(a) == op_n_lead(b) &&
+               memcmp(ag_dims(a), ag_dims(b), (size_t)op_n_lead(a) * sizeof(int64_t)) == 0;
     if (fits) {
         inner_a = ag_dim(a, attr->transpose_a ? -2 : -1);
         inner_b = ag_dim(b, attr->transpose_b ? -1 : -2);
@@ -87,11 +77,11 @@ static ag_status matmul_shape(ag_call *call)
                        attr->transpose_b ? " transposed" : "");
     if (!op_is_float(call->ctx, dtype))
         return ag_fail(call->ctx, AG_EDTYPE, "matmul: no products in %s", ag_dtype_name(dtype));
-    if (!n_lead(a))
+    if (!op_n_lead(a))
         lead = b;
-    memcpy(dims, ag_dims(lead), (size_t)n_lead(lead) * sizeof *dims);
-    dims[n_lead(lead)] = ag_dim(a, attr->transpose_a ? -1 : -2);
-    dims[n_lead(lead) + 1] = ag_dim(b, attr->transpose_b ? -2 : -1);
+    memcpy(dims, ag_dims(lead), (size_t)op_n_lead(lead) * sizeof *dims);
+    dims[op_n_lead(lead)] = ag_dim(a, attr->transpose_a ? -1 : -2);
+    dims[op_n_lead(lead) + 1] = ag_dim(b, attr->transpose_b ? -2 : -1);
     ag_out(call, dtype, ag_ndim(lead), dims);
     return AG_OK;
 }
@@ -100,10 +90,12 @@ static cpu_gemm_call matmul_gemm(const ag_call *call)
 {
     const op_matmul_attr *attr = call->attr;
     const ag_tensor *a = call->in[0], *b = call->in[1], *y = call->out[0];
-    cpu_gemm_call g = {
-        .m = ag_dim(y, -2),
-        .n = ag_dim(y, -1),
-        .k = ag_dim(a, attr->transpose_a ? -2 : -1),
+    const op_products p = op_matmul_products(call);
+
+    return (cpu_gemm_call){
+        .m = p.m,
+        .n = p.n,
+        .k = p.k,
         .a = ag_data(a),
         .b = ag_data(b),
         .c = ag_data(y),
@@ -112,18 +104,12 @@ static cpu_gemm_call matmul_gemm(const ag_call *call)
         .a_type = ag_dtype_of(a),
         .b_type = ag_dtype_of(b),
         .c_type = ag_dtype_of(y),
+        .batch = p.batch,
+        .stride_a = p.stride_a,
+        .stride_b = p.stride_b,
+        .stride_c = p.stride_c,
         .alpha = 1.0f,
     };
-
-    if (!n_lead(b) && !attr->transpose_a) {
-        g.m *= batch_of(a); /* rows of all products below each other: one product */
-        return g;
-    }
-    g.batch = op_product(ag_dims(y), 0, n_lead(y));
-    g.stride_a = n_lead(a) ? g.m * g.k : 0;
-    g.stride_b = n_lead(b) ? g.k * g.n : 0;
-    g.stride_c = g.m * g.n;
-    return g;
 }
 
 static ag_status matmul_cpu(ag_call *call)
@@ -158,11 +144,11 @@ static void matmul_grad(ag_ctx *ctx, const ag_node *node, ag_tensor **d, ag_tens
     if (node->wants[1]) {
         const ag_dtype dtype = ag_dtype_of(b);
         ag_tensor *rows = d[0], *db;
-        if (!ta && !n_lead(b) && n_lead(a)) {
+        if (!ta && !op_n_lead(b) && op_n_lead(a)) {
             /* one product over the rows of all, instead of many and a sum */
-            a = ag_reshape(ctx, a, 2, (int64_t[]){batch_of(a) * ag_dim(a, -2), ag_dim(a, -1)});
+            a = ag_reshape(ctx, a, 2, (int64_t[]){op_n_products(a) * ag_dim(a, -2), ag_dim(a, -1)});
             rows = ag_reshape(ctx, rows, 2,
-                              (int64_t[]){batch_of(rows) * ag_dim(rows, -2), ag_dim(rows, -1)});
+                              (int64_t[]){op_n_products(rows) * ag_dim(rows, -2), ag_dim(rows, -1)});
         }
         db = tb ? op_matmul_as(ctx, rows, a, true, ta, dtype)
                 : op_matmul_as(ctx, a, rows, !ta, false, dtype);
