@@ -12,6 +12,7 @@ torch.compile with its default mode. The U-Net is diffusers' where that is insta
 
 import argparse
 import json
+import resource
 import statistics
 import time
 
@@ -47,12 +48,12 @@ def ceilings(o, clock):
     n = 8192 if o.device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=o.device, dtype=torch.bfloat16) for _ in range(2))
     seconds = clock.measure(lambda: a @ b)
-    print(json.dumps({"ceiling": "matmul bf16", "value": 2e-12 * n**3 / seconds, "unit": "TFLOP/s"}))
+    print(json.dumps({"ceiling": "matmul bf16", "value": round(2e-12 * n**3 / seconds, 3), "unit": "TFLOP/s"}))
     source = torch.empty(n * n * 16, device=o.device, dtype=torch.float32)
     target = torch.empty_like(source)
     seconds = clock.measure(lambda: target.copy_(source))
     rate = 2e-12 * source.numel() * source.element_size() / seconds
-    print(json.dumps({"ceiling": "copy", "value": rate, "unit": "TB/s"}))
+    print(json.dumps({"ceiling": "copy", "value": round(rate, 3), "unit": "TB/s"}))
 
 
 def unet(o):
@@ -162,7 +163,10 @@ def row(o, clock):
     if o.how == "graph":
         once = captured(once)
     seconds = clock.measure(once)
-    peak = 1e-9 * torch.cuda.max_memory_allocated() if o.device.type == "cuda" else float("nan")
+    if o.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = {
         "side": f"PyTorch {torch.__version__.split('+')[0]} + {name}, {o.how}",
         "row": o.row,
@@ -171,7 +175,7 @@ def row(o, clock):
         "threads": 0 if o.device.type == "cuda" else torch.get_num_threads(),
         "dtype": "bf16",
         "seconds": seconds,
-        "gb": peak,
+        "gb": 1e-9 * peak,
     }
     print(json.dumps(result))
 
