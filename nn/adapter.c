@@ -338,9 +338,9 @@ static ag_tensor *as_rows(ag_ctx *ctx, ag_tensor *x)
     return x ? ag_reshape(ctx, x, 2, (int64_t[]){ag_dim(x, 0), -1}) : NULL;
 }
 
-/* s B (A drop(x)) */
-static ag_tensor *thin_product(ag_ctx *ctx, const nn_adapter *x, ag_tensor *in,
-                               const ag_conv_opts *opts)
+/* y + s B (A drop(x)) */
+static ag_tensor *plus_thin_product(ag_ctx *ctx, ag_tensor *y, const nn_adapter *x, ag_tensor *in,
+                                    const ag_conv_opts *opts)
 {
     const nn_adapters *set = x->set;
     ag_tensor *u;
@@ -352,7 +352,7 @@ static ag_tensor *thin_product(ag_ctx *ctx, const nn_adapter *x, ag_tensor *in,
              : ag_linear(ctx, in, x->a->value, NULL);
     if (x->scale != 1.0)
         u = ag_scale(ctx, u, x->scale);
-    return ag_linear(ctx, u, x->b->value, NULL);
+    return ag_linear_plus(ctx, u, x->b->value, NULL, y);
 }
 
 /* DoRA's g = m / ||W + s B A||, f32 [O]; only m has a gradient. */
@@ -382,7 +382,7 @@ static ag_tensor *run(ag_ctx *ctx, const nn_adapter *x, ag_tensor *in, ag_tensor
     if (!in)
         return NULL;
     y = opts ? ag_conv2d(ctx, in, w, inside, *opts) : ag_linear(ctx, in, w, inside);
-    y = ag_add(ctx, y, thin_product(ctx, x, in, opts));
+    y = plus_thin_product(ctx, y, x, in, opts);
     if (!x->magnitude)
         return y;
     /* in f32: what m moves by is far below a bf16's last place */

@@ -296,10 +296,10 @@ static void both_sides_of(int isa)
     for (int side = 2; side <= 4; side += 2) {
         const double limit = side == 2 ? 1e-6 : 3e-6;
         void *scratch = check_scratch(winograd_scratch(&forward, side, isa, 2));
-        winograd_run(got.y, &forward, side, x, w, b, scratch, isa, 2);
+        winograd_run(got.y, &forward, side, x, w, b, NULL, scratch, isa, 2);
         free(scratch);
         scratch = check_scratch(winograd_scratch(&back, side, isa, 2));
-        winograd_run(got.dx, &back, side, dy, w, NULL, scratch, isa, 2);
+        winograd_run(got.dx, &back, side, dy, w, NULL, NULL, scratch, isa, 2);
         free(scratch);
         check_error("y", &c, isa, got.y, want.y, count_y(&c), limit, 10 * limit);
         check_error("dx", &c, isa, got.dx, want.dx, count_x(&c), limit, 10 * limit);
@@ -420,7 +420,17 @@ static void plus_of(int isa)
         uint16_t *half_r = narrowed(r, count_y(&c)), *y = malloc((size_t)count_y(&c) * 4), *sum = y + count_y(&c);
         void *scratch;
 
-        c.dilation = 1, c.type = c.weight_type = AG_BF16;
+        c.dilation = 1;
+        if (!c.enlarge) {
+            float *f32_y = check_floats(count_y(&c)), *f32_sum = check_floats(count_y(&c));
+            scratch = check_scratch(cpu_conv2d_forward_scratch(state, &c));
+            assert_true(cpu_conv2d_forward(f32_y, state, &c, x, w, NULL, NULL, scratch));
+            assert_true(cpu_conv2d_forward(f32_sum, state, &c, x, w, NULL, r, scratch));
+            for (int64_t k = 0; k < count_y(&c); k++)
+                assert_true(fabsf(f32_sum[k] - (f32_y[k] + r[k])) <= 2e-7f * (fabsf(f32_y[k]) + fabsf(r[k])));
+            free(scratch), free(f32_y), free(f32_sum);
+        }
+        c.type = c.weight_type = AG_BF16;
         if (!c.enlarge || isa >= CPU_ISA_AMX) {
             scratch = check_scratch(cpu_conv2d_forward_scratch(state, &c));
             assert_true(cpu_conv2d_forward(y, state, &c, half_x, half_w, NULL, NULL, scratch));

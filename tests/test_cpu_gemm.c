@@ -13,6 +13,7 @@ enum { MARGIN = 3 };
 typedef struct product {
     int64_t m, n, k, batch;
     bool transpose_a, transpose_b, shared_b, with_bias;
+    bool with_plus; /* what C held is added from elsewhere; beta is 0 */
     ag_dtype a_type, b_type, c_type;
     float alpha, beta;
     int64_t margin; /* row strides are this much larger than a row */
@@ -66,6 +67,7 @@ static void compare(const product *p, int isa)
     const size_t c_bytes = (size_t)(size_c * p->batch) * (p->c_type == AG_F32 ? 4 : 2);
     void *got = malloc(c_bytes ? c_bytes : 1), *first = malloc(c_bytes ? c_bytes : 1);
     float *bias = p->with_bias ? check_random(p->n, &seed, 0.5, 1.0) : NULL;
+    const int64_t width = p->c_type == AG_F32 ? 4 : 2;
     const double rounding = p->c_type == AG_F32 ? 0 : 1.0 / 256;
 
     assert_true(got && first);
@@ -78,8 +80,8 @@ static void compare(const product *p, int isa)
                            b[(p->shared_b ? 0 : s) * size_b +
                              (p->transpose_b ? j * ldb + l : l * ldb + j)];
                 sum = p->alpha * sum + (bias ? bias[j] : 0.0);
-                if (p->beta != 0)
-                    sum += (double)p->beta * c0[s * size_c + i * ldc + j];
+                if (p->beta != 0 || p->with_plus)
+                    sum += (p->with_plus ? 1.0 : (double)p->beta) * c0[s * size_c + i * ldc + j];
                 want[s * size_c + i * ldc + j] = sum;
             }
     for (int n_threads = 1; n_threads <= (p->batch > 1 ? 3 : 2); n_threads++) {
@@ -91,12 +93,16 @@ static void compare(const product *p, int isa)
             .a_type = p->a_type, .b_type = p->b_type, .c_type = p->c_type,
             .batch = p->batch, .stride_a = size_a, .stride_b = p->shared_b ? 0 : size_b,
             .stride_c = size_c, .alpha = p->alpha, .beta = p->beta, .bias = bias,
+            .plus = p->with_plus ? c_data : NULL,
         };
         void *scratch;
 
         assert_non_null(state);
         cpu_state_cap_isa(state, (cpu_isa)isa);
         memcpy(got, c_data, c_bytes);
+        for (int64_t at = 0; p->with_plus && at < size_c * p->batch; at++)
+            if (at % ldc < p->n) /* a NaN of either type */
+                memset((char *)got + at * width, 0xff, (size_t)width);
         scratch = check_scratch(cpu_gemm_scratch(state, &call));
         assert_true(cpu_gemm(state, &call, scratch));
         if (n_threads == 1)
@@ -140,6 +146,8 @@ static void sizes_of(int isa)
             compare(&p, isa);
             p.margin = MARGIN, p.with_bias = true, p.alpha = 0.75f, p.beta = i % 2 ? 1 : -0.5f;
             compare(&p, isa);
+            p.beta = 0, p.with_plus = true;
+            compare(&p, isa);
         }
 }
 
@@ -149,7 +157,7 @@ static void batches_of(int isa)
         product p = {.m = 9, .n = 21, .k = 34, .batch = 5, .transpose_a = t & 1,
                      .transpose_b = t & 2, .shared_b = t & 4, .alpha = 1, .with_bias = t == 3};
         compare(&p, isa);
-        p.m = 77, p.n = 130, p.k = 40, p.batch = 2, p.margin = MARGIN;
+        p.m = 77, p.n = 130, p.k = 40, p.batch = 2, p.margin = MARGIN, p.with_plus = t & 1;
         compare(&p, isa);
     }
 }
@@ -162,6 +170,7 @@ static void bf16_of(int isa)
 
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         for (int t = 0; t < 64; t++) {
+            const bool rounds_once = isa >= CPU_ISA_AMX && sizes[i][0] > 4;
             const product p = {.m = sizes[i][0], .n = sizes[i][1], .k = sizes[i][2],
                                .batch = t & 4 ? 2 : 1, .shared_b = true,
                                .transpose_a = t & 1, .transpose_b = t & 2, .alpha = 1,
@@ -169,6 +178,7 @@ static void bf16_of(int isa)
                                .b_type = t & 8 ? AG_BF16 : AG_F32,
                                .c_type = t & 16 ? AG_BF16 : AG_F32,
                                .beta = t & 32 ? 1 : 0,
+                               .with_plus = !(t & 32) && t & 2 && (rounds_once || !(t & 16)),
                                .margin = t & 32 ? 32 : 0};
             if (p.k < 1000 || t == 2 || t == 26 || t == 33)
                 compare(&p, isa);
@@ -179,10 +189,12 @@ static void empty_of(int isa)
 {
     const product nothing_summed = {.m = 5, .n = 6, .k = 0, .batch = 1, .alpha = 1, .beta = 2,
                                     .with_bias = true};
+    const product nothing_but_plus = {.m = 5, .n = 6, .k = 0, .batch = 1, .alpha = 1, .with_plus = true};
     const product no_rows = {.m = 0, .n = 6, .k = 4, .batch = 1, .alpha = 1};
     const product no_columns = {.m = 3, .n = 0, .k = 4, .batch = 1, .alpha = 1};
 
     compare(&nothing_summed, isa);
+    compare(&nothing_but_plus, isa);
     compare(&no_rows, isa);
     compare(&no_columns, isa);
 }

@@ -170,16 +170,18 @@ static size_t scratch_f32(cpu_state *state, const cpu_conv *c, cpu_conv_pass pas
 /* out, in0, in1 as in cpu_onednn_run. */
 static bool run_f32(cpu_state *state, const cpu_conv *c, cpu_conv_pass pass,
                     const conv_choice *choice, float *out, const float *in0, const float *in1,
-                    const float *bias, void *scratch)
+                    const float *bias, const float *plus, void *scratch)
 {
     const int isa = (int)cpu_state_isa(state), n_threads = cpu_state_threads(state);
 
     if (choice->algorithm == CONV_GEMM) {
-        const cpu_gemm_call call = product_of(c, pass, false, out, in0, in1, bias);
+        cpu_gemm_call call = product_of(c, pass, false, out, in0, in1, bias);
+        call.plus = plus;
         return cpu_gemm(state, &call, scratch);
     }
     if (choice->algorithm == CONV_WINOGRAD)
-        winograd_run(out, &choice->winograd, choice->side, in0, in1, bias, scratch, isa, n_threads);
+        winograd_run(out, &choice->winograd, choice->side, in0, in1, bias, plus, scratch, isa,
+                     n_threads);
     else if (pass == CPU_CONV_FORWARD)
         conv_im2col_forward(out, c, in0, in1, bias, scratch, isa, n_threads);
     else if (pass == CPU_CONV_BACKWARD_DATA)
@@ -289,7 +291,7 @@ static bool run_pass(cpu_state *state, const cpu_conv *conv, cpu_conv_pass pass,
         f32_out = (float *)rest;
         rest += f32_bytes(&o[0]);
     }
-    if (!run_f32(state, conv, pass, &choice, f32_out, f32_in0, f32_in1, bias, rest))
+    if (!run_f32(state, conv, pass, &choice, f32_out, f32_in0, f32_in1, bias, plus, rest))
         return false;
     if (o[0].type != AG_F32)
         cpu_cast(out, o[0].type, f32_out, AG_F32, o[0].count, cpu_state_threads(state),
@@ -308,7 +310,9 @@ bool cpu_conv2d_forward(void *y, cpu_state *state, const cpu_conv *conv, const v
                         const void *w, const float *b, const void *plus, void *scratch)
 {
     const conv_choice choice = choose(state, conv, CPU_CONV_FORWARD);
-    const bool taken = choice.algorithm == CONV_AMX || choice.algorithm == CONV_AMX_GEMM;
+    const bool taken = choice.algorithm == CONV_AMX || choice.algorithm == CONV_AMX_GEMM ||
+                       (conv->type == AG_F32 &&
+                        (choice.algorithm == CONV_GEMM || choice.algorithm == CONV_WINOGRAD));
     const int64_t n = y_pixels(conv) * conv->o;
 
     if (!run_pass(state, conv, CPU_CONV_FORWARD, y, x, w, b, taken ? plus : NULL, scratch))

@@ -36,8 +36,9 @@ winograd_shape winograd_backward_shape(const cpu_conv *conv);
 
 /* side: 4 for F(4x4,3x3), 2 for F(2x2,3x3) */
 size_t winograd_scratch(const winograd_shape *s, int side, int isa, int n_threads);
+/* plus: as out, added; or NULL */
 void winograd_run(float *out, const winograd_shape *s, int side, const float *in, const float *w,
-                  const float *bias, void *scratch, int isa, int n_threads);
+                  const float *bias, const float *plus, void *scratch, int isa, int n_threads);
 
 /* The side that is faster for this shape, or 0 when im2col is. */
 int winograd_choose(const winograd_shape *s);
@@ -52,11 +53,12 @@ typedef struct winograd_kernels {
      * last panel is filled up with zeros. */
     void (*weights)(float *u, int64_t u_step, const float *w, const winograd_shape *s,
                     int64_t n_out, int64_t n_k);
-    /* out[side * r + c][0..n) = sums of m[p * m_step + ..] + bias; NULL where a pixel is outside.
+    /* out[side * r + c][0..n) = sums of m[p * m_step + ..] + bias + what lies to_plus bytes after out (0:
+     * nothing); NULL where a pixel is outside.
      * past_caches: stored past the caches; then pixels begin at 64-byte boundaries and n is whole lines.
      * m is read in whole lines. */
-    void (*output)(float *const *out, const float *m, int64_t m_step, const float *bias, int64_t n,
-                   bool past_caches);
+    void (*output)(float *const *out, uintptr_t to_plus, const float *m, int64_t m_step, const float *bias,
+                   int64_t n, bool past_caches);
 } winograd_kernels;
 
 extern const winograd_kernels winograd4_portable, winograd4_avx2, winograd4_avx512;

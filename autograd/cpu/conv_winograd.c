@@ -80,6 +80,7 @@ typedef struct winograd_plan {
     int64_t group, chunk;        /* tiles; multiples of rows */
     int64_t kb, n_k;             /* channels in a block, blocks */
     int64_t ob, n_o;
+    uintptr_t to_plus; /* bytes from the result to what is added to it; 0: nothing is */
     bool past_caches; /* the result is so large that nobody finds it in a cache */
     bool whole_u; /* U of all channels is there before it is used, and kept for the next chunk */
     size_t v_bytes, zero_bytes, u_bytes, m_bytes; /* u and m per thread */
@@ -225,7 +226,7 @@ static void transform_output(const winograd_plan *p, float *out, const float *m,
                         ? out + ((place.image * s->oh + y) * s->ow + x) * s->c_out + o
                         : NULL;
     }
-    p->transforms->output(pixels, m, step, bias ? bias + o : NULL, n_o, p->past_caches);
+    p->transforms->output(pixels, p->to_plus, m, step, bias ? bias + o : NULL, n_o, p->past_caches);
 }
 
 /* Weights of the next block of channels, fetched into the second-level cache during the products of this
@@ -260,7 +261,7 @@ static void multiply(const winograd_plan *p, float *m, const float *v, const flo
             for (int r = 0; r < here; r++)
                 c[r] = m + (t + r) * p->ob + o;
             fetch_ahead(p->s, ahead);
-            p->products->tile_panels(here, least(nr, n_o - o), n_k, v, p->step, u + o * n_k, c, 1.0f,
+            p->products->tile_panels(here, least(nr, n_o - o), n_k, v, p->step, u + o * n_k, c, 0, 1.0f,
                                      first ? 0.0f : 1.0f, NULL);
         }
     }
@@ -327,12 +328,13 @@ static void run_unit(const winograd_plan *p, winograd_worker *worker, float *out
 }
 
 void winograd_run(float *out, const winograd_shape *s, int side, const float *in, const float *w,
-                  const float *bias, void *scratch, int isa, int n_threads)
+                  const float *bias, const float *plus, void *scratch, int isa, int n_threads)
 {
     winograd_plan p = plan_of(s, side, isa, n_threads);
     float *v = scratch, *zeros = (float *)((char *)scratch + p.v_bytes);
     char *rest = (char *)zeros + p.zero_bytes;
 
+    p.to_plus = plus ? (uintptr_t)plus - (uintptr_t)out : 0;
     p.past_caches = p.past_caches && (uintptr_t)out % (LINE * sizeof *out) == 0;
     memset(zeros, 0, p.zero_bytes);
 #pragma omp parallel num_threads(n_threads)

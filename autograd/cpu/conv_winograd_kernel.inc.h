@@ -236,7 +236,7 @@ VEC_INLINE void weights_of(int side, float *u, int64_t u_step, const float *w,
 }
 
 /* A cache line of channels at a time, so that what goes past the caches goes in whole lines. */
-VEC_INLINE void output_of(int side, float *const *out, const float *m, int64_t m_step,
+VEC_INLINE void output_of(int side, float *const *out, uintptr_t to_plus, const float *m, int64_t m_step,
                           const float *bias, int64_t n, bool past_caches)
 {
     enum { MOST = 6, VECTORS = LINE / VEC_N };
@@ -270,6 +270,9 @@ VEC_INLINE void output_of(int side, float *const *out, const float *m, int64_t m
 #pragma GCC unroll 4
                 for (int h = 0; h < VECTORS; h++) {
                     const int64_t at = c + h * VEC_N;
+                    if (pixel && to_plus)
+                        y[h][s] = vec_add(y[h][s], load_first((const float *)((uintptr_t)pixel + to_plus) + at,
+                                                              n - at));
                     if (pixel && past_caches)
                         vec_stream(pixel + at, y[h][s]);
                     else if (pixel && at < n)
@@ -293,10 +296,10 @@ VEC_INLINE void output_of(int side, float *const *out, const float *m, int64_t m
     {                                                                                          \
         weights_of(side, u, u_step, w, s, n_out, n_k);                                         \
     }                                                                                          \
-    static void output_##side(float *const *out, const float *m, int64_t m_step,               \
-                              const float *bias, int64_t n, bool past_caches)                  \
+    static void output_##side(float *const *out, uintptr_t to_plus, const float *m,            \
+                              int64_t m_step, const float *bias, int64_t n, bool past_caches)  \
     {                                                                                          \
-        output_of(side, out, m, m_step, bias, n, past_caches);                                 \
+        output_of(side, out, to_plus, m, m_step, bias, n, past_caches);                        \
     }                                                                                          \
     const winograd_kernels VEC_NAME(winograd##side) = {                                        \
         .input = input_##side, .weights = weights_##side, .output = output_##side}

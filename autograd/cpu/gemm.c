@@ -282,7 +282,8 @@ static gemm_job job_of(cpu_state *state, const cpu_gemm_call *c)
 {
     gemm_job job = {
         .m = c->m, .n = c->n, .k = c->k, .batch = c->batch,
-        .alpha = c->alpha, .beta = c->beta, .bias = c->bias,
+        .alpha = c->alpha, .beta = c->plus ? 1.0f : c->beta, .bias = c->bias,
+        .to_old = c->plus ? (uintptr_t)c->plus - (uintptr_t)c->c : 0,
         .lda = c->lda,
         .fill_b = c->b_type == AG_F32 ? call_fill_b : call_fill_b_bf16,
         .same_b = c->stride_b == 0,
@@ -365,11 +366,12 @@ static void run_f32(cpu_state *state, const cpu_gemm_call *c, void *scratch)
         gemm_job_run(&job, scratch, cpu_state_threads(state));
 }
 
-/* The same call with a dense f32 C of its own. */
+/* The same call with a dense f32 C of its own, and without `plus`. */
 static cpu_gemm_call with_f32_c(const cpu_gemm_call *c, float *f32_c)
 {
     cpu_gemm_call wide = *c;
 
+    wide.plus = NULL;
     wide.c = f32_c;
     wide.c_type = AG_F32;
     wide.ldc = c->n;
@@ -397,7 +399,6 @@ size_t cpu_gemm_scratch(cpu_state *state, const cpu_gemm_call *call)
     return scratch_f32(state, &c);
 }
 
-/* All but a `plus` that no kernel adds by itself. */
 static bool run_gemm(cpu_state *state, const cpu_gemm_call *call, void *scratch)
 {
     const cpu_gemm_call c = complete(call);
@@ -450,13 +451,21 @@ static void add_plus(cpu_state *state, const cpu_gemm_call *c)
     }
 }
 
+/* Whether the kernel that runs the call adds `plus` as it writes C. */
+static bool takes_plus(cpu_state *state, const cpu_gemm_call *c)
+{
+    return is_amx(state, c) || (c->a_type == AG_F32 && c->c_type == AG_F32 && c->k >= 1 && !is_dots(c));
+}
+
 bool cpu_gemm(cpu_state *state, const cpu_gemm_call *call, void *scratch)
 {
     const cpu_gemm_call c = complete(call);
+    cpu_gemm_call without = c;
 
-    if (!c.plus || c.m < 1 || is_amx(state, &c))
+    if (!c.plus || c.m < 1 || takes_plus(state, &c))
         return run_gemm(state, call, scratch);
-    if (!run_gemm(state, call, scratch))
+    without.plus = NULL;
+    if (!run_gemm(state, &without, scratch))
         return false;
     add_plus(state, &c);
     return true;

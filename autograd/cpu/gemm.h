@@ -44,7 +44,7 @@ typedef struct cpu_gemm_call {
     float alpha;       /* as given: 0 is zero */
     float beta;        /* 0: C is not read and may hold anything */
     const float *bias; /* [N], added to every row of every product; or NULL */
-    const void *plus;  /* as C, added (on AMX before rounding), with beta 0; or NULL */
+    const void *plus;  /* as C, added (in f32 and on AMX as C is written), with beta 0; or NULL */
 } cpu_gemm_call;
 
 size_t cpu_gemm_scratch(cpu_state *state, const cpu_gemm_call *call);

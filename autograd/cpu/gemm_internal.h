@@ -18,10 +18,11 @@
 
 enum { GEMM_MAX_MR = 14, GEMM_MAX_K_BLOCK = 384 };
 
-/* c[i][j] = alpha sum_l a(i,l) b[l][j] + beta c[i][j] + bias[j] for i < m <= mr, j < n <= nr.
- * beta 0: c is not read. bias NULL: none. */
+/* c[i][j] = alpha sum_l a(i,l) b[l][j] + beta old[i][j] + bias[j] for i < m <= mr, j < n <= nr, where old
+ * lies to_old bytes after c: 0, or from C to a matrix of the same strides. beta 0: old is not read. bias NULL:
+ * none. */
 typedef void gemm_tile_fn(int m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                          float *const *c, float alpha, float beta, const float *bias);
+                          float *const *c, uintptr_t to_old, float alpha, float beta, const float *bias);
 
 typedef struct gemm_kernels {
     const char *name; /* "own avx2" */
@@ -55,6 +56,7 @@ typedef struct gemm_job gemm_job;
 struct gemm_job {
     int64_t m, n, k, batch; /* batch products; callbacks get the index */
     float alpha, beta;
+    uintptr_t to_old; /* bytes from C to what beta multiplies */
     const float *bias;
 
     /* A: at a(batch) with row stride lda (rows, k contiguous), or brought by fill_a */

@@ -146,7 +146,7 @@ static void run_tile(const gemm_job *job, int64_t batch, int64_t row, int64_t co
 
     for (int i = 0; i < m; i++)
         c[i] = job->row_c(job, batch, row + i) + col;
-    tile(m, n, n_k, a, lda, b, c, job->alpha, first ? job->beta : 1.0f,
+    tile(m, n, n_k, a, lda, b, c, first ? job->to_old : 0, job->alpha, first ? job->beta : 1.0f,
          first && job->bias ? job->bias + col : NULL);
 }
 

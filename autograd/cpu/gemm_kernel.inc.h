@@ -26,8 +26,8 @@ enum {
 
 /* m and nv are constants in every instance. */
 VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const float *a,
-                        int64_t lda, const float *b, float *const *c, float alpha, float beta,
-                        const float *bias)
+                        int64_t lda, const float *b, float *const *c, uintptr_t to_old, float alpha,
+                        float beta, const float *bias)
 {
     const vec scale = vec_set(alpha), keep = vec_set(beta);
     vec acc[GEMM_MR][GEMM_NV];
@@ -59,7 +59,7 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
             for (int j = 0; j < nv; j++) {
                 vec v = vec_mul(acc[i][j], scale);
                 if (beta != 0.0f)
-                    v = vec_fma(vec_load(c[i] + j * VEC_N), keep, v);
+                    v = vec_fma(vec_load((const float *)((uintptr_t)c[i] + to_old) + j * VEC_N), keep, v);
                 if (bias)
                     v = vec_add(v, vec_load(bias + j * VEC_N));
                 vec_store(c[i] + j * VEC_N, v);
@@ -73,7 +73,7 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
             const int64_t left = n - j * VEC_N < VEC_N ? n - j * VEC_N : VEC_N;
             vec v = vec_mul(acc[i][j], scale);
             if (beta != 0.0f)
-                v = vec_fma(vec_load_n(c[i] + j * VEC_N, left), keep, v);
+                v = vec_fma(vec_load_n((const float *)((uintptr_t)c[i] + to_old) + j * VEC_N, left), keep, v);
             if (bias)
                 v = vec_add(v, vec_load_n(bias + j * VEC_N, left));
             vec_store_n(c[i] + j * VEC_N, v, left);
@@ -81,7 +81,7 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
 }
 
 #define TILE_INSTANCE(m, nv, panels) \
-    tile_of(m, nv, panels, n, k, a, lda, b, c, alpha, beta, bias)
+    tile_of(m, nv, panels, n, k, a, lda, b, c, to_old, alpha, beta, bias)
 #define TILE_CASE(rows, panels)                \
     case rows:                                 \
         if (n > VEC_N)                         \
@@ -106,7 +106,8 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
 #endif
 
 static void tile_rows(int m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                      float *const *c, float alpha, float beta, const float *bias)
+                      float *const *c, uintptr_t to_old, float alpha, float beta,
+                      const float *bias)
 {
     switch (m) {
         TILE_CASES(false)
@@ -114,7 +115,8 @@ static void tile_rows(int m, int64_t n, int64_t k, const float *a, int64_t lda, 
 }
 
 static void tile_panels(int m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                        float *const *c, float alpha, float beta, const float *bias)
+                        float *const *c, uintptr_t to_old, float alpha, float beta,
+                        const float *bias)
 {
     switch (m) {
         TILE_CASES(true)
