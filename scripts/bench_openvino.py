@@ -5,11 +5,12 @@
                       [--repeat 3] [--mixed_precision no|bf16]
 
 The network that bench_peer.py runs, converted once by a process of its own (which wants torch and diffusers) and
-kept beside the model as OpenVINO's own files, f32, of fixed shapes. The best of `repeat` after one round to warm
+kept beside the model as OpenVINO's own files, f32; shapes are fixed when it is loaded. The best of `repeat` after one round to warm
 up; memory is the largest resident size of this process, which holds neither torch nor diffusers. A row that
 OpenVINO cannot do prints nothing.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import bench_row
 ROWS = ("unet_forward", "vae_encode", "vae_decode")
 TEXT_TOKENS = 77
 FACTOR = 8
+EXAMPLE_PX = 64  # of the conversion
 
 
 def parse():
@@ -28,8 +30,26 @@ def parse():
     return bench_row.parse(parser)
 
 
+def inputs(o, px, batch):
+    """What the network of a row is given, as arrays."""
+    import numpy
+
+    rng = numpy.random.default_rng(0)
+    if o.row == "vae_encode":
+        return (rng.standard_normal((batch, 3, px, px), numpy.float32),)
+    part = "unet" if o.row == "unet_forward" else "vae"
+    with open(f"{o.model}/{part}/config.json") as file:
+        config = json.load(file)
+    channels = config["in_channels" if part == "unet" else "latent_channels"]
+    latents = rng.standard_normal((batch, channels, px // FACTOR, px // FACTOR), numpy.float32)
+    if part == "vae":
+        return (latents,)
+    context = rng.standard_normal((batch, TEXT_TOKENS, config["cross_attention_dim"]), numpy.float32)
+    return latents, numpy.full((batch,), 500, numpy.int64), context
+
+
 def network(o):
-    """The network of a row as a torch module, and inputs for it."""
+    """The network of a row as a torch module."""
     import diffusers
     import torch
 
@@ -51,28 +71,16 @@ def network(o):
                 return self.net.decode(x, return_dict=False)[0]
             return self.net.quant_conv(self.net.encoder(x))
 
-    side = o.px // FACTOR
-    if o.row == "unet_forward":
-        net = Unet()
-        c = net.net.config
-        return net, (
-            torch.randn(o.batch, c.in_channels, side, side),
-            torch.full((o.batch,), 500),
-            torch.randn(o.batch, TEXT_TOKENS, c.cross_attention_dim),
-        )
-    if o.row == "vae_decode":
-        return Vae(), (torch.randn(o.batch, 4, side, side),)
-    return Vae(), (torch.randn(o.batch, 3, o.px, o.px),)
+    return Unet() if o.row == "unet_forward" else Vae()
 
 
 def convert(o):
     import openvino
     import torch
 
-    net, inputs = network(o)
+    example = tuple(torch.from_numpy(x) for x in inputs(o, EXAMPLE_PX, 2))
     with torch.no_grad():
-        model = openvino.convert_model(net, example_input=inputs)
-    model.reshape({port: list(x.shape) for port, x in zip(model.inputs, inputs)})
+        model = openvino.convert_model(network(o), example_input=example)
     openvino.save_model(model, o.convert, compress_to_fp16=False)
 
 
@@ -84,10 +92,9 @@ def main():
     if o.convert:
         convert(o)
         return
-    import numpy
     import openvino
 
-    path = f"{o.model.rstrip('/')}-openvino/{o.row}-{o.px}-{o.batch}.xml"
+    path = f"{o.model.rstrip('/')}-openvino/{o.row}.xml"
     if not os.path.exists(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--convert", path], check=True, stdout=sys.stderr)
@@ -98,17 +105,13 @@ def main():
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "bf16" if o.mixed_precision == "bf16" else "f32",
     }
-    compiled = core.compile_model(path, "CPU", hints)
-    request = compiled.create_infer_request()
-    rng = numpy.random.default_rng(0)
-    inputs = []
-    for port in compiled.inputs:
-        shape = list(port.shape)
-        is_time = port.element_type.is_integral()
-        inputs.append(numpy.full(shape, 500, numpy.int64) if is_time else rng.standard_normal(shape, numpy.float32))
+    model = core.read_model(path)
+    given = inputs(o, o.px, o.batch)
+    model.reshape({port: list(x.shape) for port, x in zip(model.inputs, given)})
+    request = core.compile_model(model, "CPU", hints).create_infer_request()
     opened = time.perf_counter() - start
     side = f"OpenVINO {openvino.__version__.split('-')[0]}"
-    bench_row.measure(o, side, opened, lambda: request.infer(inputs))
+    bench_row.measure(o, side, opened, lambda: request.infer(given))
 
 
 if __name__ == "__main__":
