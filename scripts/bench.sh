@@ -11,7 +11,7 @@
 # rows also want peft and transformers), OpenVINO, for the rows it can do, when it can import openvino too.
 # $THREADS: of both sides, else all processors. $PRECISION: no or bf16, else bf16 where the processor has AMX.
 # Both sides inherit the environment: set OMP_WAIT_POLICY, GOMP_SPINCOUNT, or AGEWRIGHT_MAX_ISA=avx2 with
-# ATEN_CPU_CAPABILITY=avx2 and ONEDNN_MAX_CPU_ISA=AVX2, and it holds for both.
+# ATEN_CPU_CAPABILITY=avx2, ONEDNN_MAX_CPU_ISA=AVX2 and MKL_ENABLE_INSTRUCTIONS=AVX2, and it holds for both.
 set -eu
 
 [ $# -ge 2 ] || { sed -n 's/^# \{0,1\}usage:/usage:/p' "$0" >&2; exit 2; }
