@@ -79,6 +79,7 @@ typedef struct ag_cuda_api {
     void *(*pin)(ag_cuda *cuda, size_t bytes);
     void (*unpin)(ag_cuda *cuda, void *memory);
     size_t (*free_bytes)(ag_cuda *cuda); /* on the device; 0 when it does not say */
+    size_t (*staged)(const ag_cuda *cuda); /* bytes there that write() has taken for itself */
 } ag_cuda_api;
 
 /* NULL in a program that was built without CUDA. */

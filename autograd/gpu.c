@@ -23,10 +23,16 @@ bool ag_gpu_is_there(void)
     return api && api->count() > 0;
 }
 
+size_t ag_gpu_staging(const ag_ctx *ctx)
+{
+    return ctx->cuda ? ctx->cuda_api->staged(ctx->cuda) : 0;
+}
+
 size_t ag_gpu_room(const ag_ctx *ctx)
 {
     size_t bytes = ctx->cuda ? ctx->cuda_api->free_bytes(ctx->cuda) : 0;
 
+    bytes += bytes ? ag_gpu_staging(ctx) : 0;
     for (int h = 0; bytes && h < AG_N_HEAPS; h++) {
         bytes += ag_heap_mapped(ctx->heap[h]);
         bytes += ctx->arena[h] ? ag_heap_mapped(ctx->arena[h]) : 0;

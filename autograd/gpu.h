@@ -34,7 +34,14 @@ bool ag_gpu_is_there(void);
 /* Look for them. Needs no context and takes no memory of a device. */
 void ag_gpus_find(ag_gpus *out);
 
-/* Bytes of tensors that a context on AG_CUDA may have in all: those that it has memory for, and what is free on its
+/* Values from the host pass through a ring of so many bytes on the device, and as many pinned ones of the host. A
+ * context takes it piece by piece; who has written as much in all has all of it. */
+enum { AG_GPU_STAGING_BYTES = 64 << 20 };
+
+/* Bytes on the device that a context on AG_CUDA has of that ring; 0 on other devices. */
+size_t ag_gpu_staging(const ag_ctx *ctx);
+
+/* Bytes that a context on AG_CUDA may have in all for tensors and that ring: those that it has, and what is free on its
  * device. 0 on other devices, and when the device does not say. */
 size_t ag_gpu_room(const ag_ctx *ctx);
 

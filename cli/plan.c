@@ -65,7 +65,7 @@ static void print_memory(const train_forecast *f)
            (double)f->weights / GIB, (double)f->gradients / GIB, (double)f->moments / GIB,
            (double)f->activations / GIB, (double)f->scratch / GIB);
     if (f->device == AG_CUDA)
-        printf("in host memory at least %.2f\n", (double)f->host / GIB);
+        printf("copies pass through %.2f, in host memory at least %.2f\n", (double)f->base / GIB, (double)f->host / GIB);
     else
         printf("the process itself %.2f\n", (double)f->base / GIB);
 }

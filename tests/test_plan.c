@@ -421,22 +421,24 @@ static void refusals(void **state)
 
 /* --- on a GPU ----------------------------------------------------------------------------------- */
 
-/* The forecast of AG_META in a GPU's stead, against a run there: tensors, and no less than the run's scratch. */
+/* The forecast of AG_META in a GPU's stead, against a run there: tensors, and no less than the run's scratch. Engines of
+ * the stand-ins want less workspace than a library may: 32 MiB for a product, 36 and a bit for a convolution. */
 static void memory_of_gpu(const char *what, const train_options *options)
 {
     ag_ctx *meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META, .stands_for = AG_CUDA, .n_threads = 1});
     ag_ctx *ctx = ag_ctx_new(&(ag_ctx_options){.device = AG_CUDA, .n_threads = 1});
     json_t *config = json_object();
     train_forecast f;
-    double taken, most;
+    double taken, most, open;
 
     train_specialize_forecast(&f, meta, options, 100, NULL);
     check_ok(meta, what);
     train_specialize(ctx, options, config);
     check_ok(ctx, what);
-    taken = (double)ag_bytes_touched(ctx);
+    taken = (double)(ag_bytes_touched(ctx) + ag_gpu_staging(ctx));
     most = (double)f.peak;
-    if (f.device != AG_CUDA || f.host == 0 || taken > 1.01 * most || taken < most - (double)TRAIN_GPU_SCRATCH_BYTES)
+    open = (double)((40 << 20) + AG_GPU_STAGING_BYTES - ag_gpu_staging(ctx)); /* a long run takes all of the ring */
+    if (f.device != AG_CUDA || f.host <= AG_GPU_STAGING_BYTES || taken > 1.01 * most || taken < most - open)
         fail_msg("%s: %.1f MB on the GPU foreseen, %.1f taken", what, 1e-6 * most, 1e-6 * taken);
     json_decref(config);
     ag_ctx_free(ctx);
@@ -458,7 +460,7 @@ static void memory_on_gpu(void **state)
     memory_of_gpu("states on the host", &o);
 }
 
-/* Where the states are: not on the GPU. */
+/* Where the states and the average are: not on the GPU. */
 static void offloaded(void **state)
 {
     ag_ctx *meta = ag_ctx_new(&(ag_ctx_options){.device = AG_META, .stands_for = AG_CUDA, .n_threads = 1});
@@ -466,6 +468,7 @@ static void offloaded(void **state)
     train_forecast here, there;
 
     (void)state;
+    o.ema_decay = 0.99;
     train_specialize_forecast(&here, meta, &o, 6, NULL);
     o.offload_optimizer = true;
     train_specialize_forecast(&there, meta, &o, 6, NULL);

@@ -228,7 +228,7 @@ static const char *text_of(char text[24], size_t bytes)
 void train_forecast_explain(ag_ctx *ctx, const train_options *options, train_foresee foresee)
 {
     char message[600], advice[256] = "", end[64] = "no flag makes it fit", size[4][24];
-    const size_t touched = ag_bytes_touched(ctx);
+    const size_t touched = ag_bytes_touched(ctx) + ag_gpu_staging(ctx);
     train_forecast f;
     ag_ctx *meta;
     size_t room, peak = 0;

@@ -43,7 +43,7 @@ typedef struct train_forecast {
 
     /* bytes, on the device */
     ag_device device;
-    size_t base;                        /* the process without tensors; on AG_CUDA 0: it is in host memory */
+    size_t base;                        /* the process without tensors; on AG_CUDA what values from the host pass through */
     size_t weights, gradients, moments; /* moments: and averages */
     size_t activations, scratch;        /* of a training step, at most */
     size_t stage[TRAIN_N_STAGES];       /* resident, with base */

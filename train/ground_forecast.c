@@ -1,4 +1,5 @@
 /* ground_forecast.c - the forecast of a recipe (train/ground.h): its own code on AG_META. */
+#include "autograd/gpu.h"
 #include "autograd/op.h"
 #include "autograd/ops.h"
 #include "train/ground.h"
@@ -154,8 +155,8 @@ ag_status train_ground_forecast(train_forecast *out, ag_ctx *ctx, const train_re
     bool knows_kernels = false;
 
     *out = (train_forecast){.device = ag_ctx_target(ctx),
-                            .base = on_gpu ? 0 : TRAIN_BASE_BYTES,
-                            .host = on_gpu ? TRAIN_BASE_BYTES : 0};
+                            .base = on_gpu ? AG_GPU_STAGING_BYTES : TRAIN_BASE_BYTES,
+                            .host = on_gpu ? TRAIN_BASE_BYTES + AG_GPU_STAGING_BYTES : 0};
     for (int with_pictures = 1; with_pictures >= 0; with_pictures--) {
         const train_foresight f = {
             .forecast = out, .work = work, .n_pictures = n_pictures, .with_pictures = with_pictures};

@@ -339,15 +339,11 @@ static size_t sums_bytes(const ag_call *call)
     return (size_t)ag_numel(call->in[4]) * sizeof(float);
 }
 
-/* A forecast does not know which way it will go: the larger. */
 size_t cuda_attention_backward_scratch(const ag_call *call)
 {
-    const size_t ours = sums_bytes(call);
     size_t bytes;
 
-    if (!cuda_dnn_attention_backward_takes(call, &bytes))
-        return ours;
-    return ag_cuda_of(call->ctx)->is_foreseen && ours > bytes ? ours : bytes;
+    return cuda_dnn_attention_backward_takes(call, &bytes) ? bytes : sums_bytes(call);
 }
 
 template <int CHUNKS>

@@ -227,6 +227,7 @@ const ag_cuda_api *ag_cuda_built(void)
         .pin = pin,
         .unpin = unpin,
         .free_bytes = free_bytes,
+        .staged = cuda_staged,
     };
 
     return &API;

@@ -80,15 +80,6 @@ static int64_t patch_of(const cuda_conv *s)
     return s->kh * s->kw * s->c;
 }
 
-/* Scratch of a call, which takes `bytes` as things are here, and `casts` of them whichever way it is done. A forecast
- * does not know the way: the larger. */
-static size_t scratch_of(const ag_call *call, const cuda_conv *s, size_t casts, size_t bytes)
-{
-    const bool is_open = ag_cuda_of(call->ctx)->is_foreseen && !is_plain(s);
-
-    return is_open ? larger(bytes, casts + cuda_dnn_conv_scratch(NULL)) : bytes;
-}
-
 /* t (or nothing) in another element type in scratch, where it is needed. */
 static size_t cast_scratch(const ag_tensor *t, ag_dtype type)
 {
@@ -184,8 +175,7 @@ size_t cuda_conv2d_scratch(const ag_call *call)
     if (ag_numel(call->out[0]) == 0)
         return 0;
     f = forward_of(call);
-    return scratch_of(call, &f.s, f.w_bytes + cast_scratch(call->in[2], f.type),
-                      f.w_bytes + f.patch_bytes + f.bias_bytes + f.work_bytes);
+    return f.w_bytes + f.patch_bytes + f.bias_bytes + f.work_bytes;
 }
 
 /* Part of the scratch, if there is one. */
@@ -302,7 +292,7 @@ size_t cuda_conv2d_backward_data_scratch(const ag_call *call)
     if (ag_numel(call->out[0]) == 0)
         return 0;
     f = data_of(call);
-    return scratch_of(call, &f.s, f.w_bytes, f.w_bytes + f.part_bytes + f.sum_bytes + f.work_bytes);
+    return f.w_bytes + f.part_bytes + f.sum_bytes + f.work_bytes;
 }
 
 /* All taps of some pictures into dx. */
@@ -416,7 +406,7 @@ size_t cuda_conv2d_backward_weights_scratch(const ag_call *call)
     if (ag_numel(call->out[0]) == 0)
         return 0;
     f = weights_of(call);
-    return scratch_of(call, &f.s, 0, f.patch_bytes + f.work_bytes);
+    return f.patch_bytes + f.work_bytes;
 }
 
 ag_status cuda_conv2d_backward_weights(ag_call *call)

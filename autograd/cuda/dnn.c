@@ -17,6 +17,7 @@ enum { OLDEST = 91301, MOST_ENGINES = 24, WORKSPACE_UNIT = 256, SCRATCH_UNIT = 6
 struct cuda_dnn {
     dnn_library lib;
     cudnnHandle_t handle; /* NULL: cuDNN is not there, or too old */
+    bool is_foreseen;     /* it is there, and nothing will run: a plan is what it may take at most */
     cudaStream_t stream;  /* that the handle was told of */
     size_t version;
     cuda_plans plans;
@@ -63,10 +64,11 @@ static struct cuda_dnn *state_of(const ag_call *call)
         return NULL;
     }
     dnn->plans.key_bytes = sizeof(dnn_key);
-    if (cuda->is_foreseen || !load(&dnn->lib))
+    if (!load(&dnn->lib))
         return dnn;
     dnn->version = dnn->lib.version();
-    if (dnn->version < OLDEST || dnn->lib.open(&dnn->handle) != CUDNN_STATUS_SUCCESS)
+    dnn->is_foreseen = cuda->is_foreseen && dnn->version >= OLDEST;
+    if (cuda->is_foreseen || dnn->version < OLDEST || dnn->lib.open(&dnn->handle) != CUDNN_STATUS_SUCCESS)
         dnn->handle = NULL;
     return dnn;
 }
@@ -198,7 +200,7 @@ bool dnn_start_key(const ag_call *call, dnn_key *key, dnn_kind what, ag_dtype ty
 {
     const struct cuda_dnn *dnn = state_of(call);
 
-    if (!dnn || !dnn->handle)
+    if (!dnn || !(dnn->handle || dnn->is_foreseen))
         return false;
     memset(key, 0, sizeof *key);
     key->what = (int32_t)what;
@@ -209,13 +211,18 @@ bool dnn_start_key(const ag_call *call, dnn_key *key, dnn_kind what, ag_dtype ty
     return true;
 }
 
+static const cuda_dnn_plan *usable(const struct cuda_dnn *dnn, const cuda_dnn_plan *p)
+{
+    return p && (p->plan || dnn->is_foreseen) ? p : NULL;
+}
+
 const cuda_dnn_plan *dnn_plan_of(const ag_call *call, const dnn_key *key, dnn_describe describe, size_t most)
 {
     struct cuda_dnn *dnn = state_of(call);
     cuda_dnn_plan *p = cuda_plans_find(&dnn->plans, key);
 
     if (p || ag_cuda_of(call->ctx)->is_recording) /* an engine's kernels cannot be loaded then */
-        return p && p->plan ? p : NULL;
+        return usable(dnn, p);
     p = calloc(1, sizeof *p);
     if (p)
         p->key = *key;
@@ -225,8 +232,11 @@ const cuda_dnn_plan *dnn_plan_of(const ag_call *call, const dnn_key *key, dnn_de
         return NULL;
     }
     p->graph.lib = &dnn->lib;
-    make_plan(dnn, p, describe, most);
-    return p->plan ? p : NULL;
+    if (dnn->is_foreseen)
+        p->workspace = most;
+    else
+        make_plan(dnn, p, describe, most);
+    return usable(dnn, p);
 }
 
 /* --- running ---------------------------------------------------------------------------------- */

@@ -106,7 +106,7 @@ cudnnDataType_t dnn_type(ag_dtype type);
 struct cuda_dnn_plan {
     dnn_key key;
     dnn_graph graph;  /* empty where there is no plan */
-    dnn_part plan;    /* one of its parts; NULL: cuDNN has no engine that we want */
+    dnn_part plan;    /* one of its parts; NULL: cuDNN has no engine that we want, or the run is foreseen */
     size_t workspace;
 };
 
@@ -115,8 +115,8 @@ typedef void (*dnn_describe)(dnn_graph *g, const dnn_key *key);
 
 /* The key of a call, with sizes still to be filled in; false: cuDNN is not there. */
 bool dnn_start_key(const ag_call *call, dnn_key *key, dnn_kind what, ag_dtype type);
-/* The plan of a key, made at the first call, with no more than `most` bytes of workspace. NULL: there is none, or the
- * context failed for want of memory. */
+/* The plan of a key, made at the first call, with no more than `most` bytes of workspace; with as many where a run is
+ * foreseen. NULL: there is none, or the context failed for want of memory. */
 const cuda_dnn_plan *dnn_plan_of(const ag_call *call, const dnn_key *key, dnn_describe describe, size_t most);
 size_t dnn_scratch(size_t workspace); /* that dnn_run() wants for so much workspace, 64-byte aligned */
 /* Queue it on n tensors by their uids. Device addresses are multiples of what the tensors said. */

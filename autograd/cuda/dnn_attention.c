@@ -220,11 +220,6 @@ static cuda_heads heads_in(const ag_call *call, bool with_lse)
     };
 }
 
-static bool is_foreseen(const ag_call *call)
-{
-    return ag_cuda_of(call->ctx)->is_foreseen;
-}
-
 static const cuda_dnn_plan *forward_plan(const ag_call *call)
 {
     dnn_key key;
@@ -238,10 +233,9 @@ static const cuda_dnn_plan *forward_plan(const ag_call *call)
 bool cuda_dnn_attention_takes(const ag_call *call, size_t *scratch)
 {
     const cuda_dnn_plan *plan = forward_plan(call);
-    const size_t workspace = plan ? plan->workspace : may_take(call) && is_foreseen(call) ? SLACK_BYTES : 0;
 
-    *scratch = dnn_scratch(workspace);
-    return plan || workspace;
+    *scratch = plan ? dnn_scratch(plan->workspace) : 0;
+    return plan != NULL;
 }
 
 ag_status cuda_dnn_attention(const ag_call *call)
@@ -304,14 +298,9 @@ static const cuda_dnn_plan *backward_plan(const ag_call *call)
 bool cuda_dnn_attention_backward_takes(const ag_call *call, size_t *scratch)
 {
     const cuda_dnn_plan *plan = backward_plan(call);
-    cuda_heads s;
 
     *scratch = plan ? sums_bytes(&plan->key.of.heads) + dnn_scratch(plan->workspace) : 0;
-    if (plan || !may_take(call) || !is_foreseen(call))
-        return plan != NULL;
-    s = round_of(call);
-    *scratch = sums_bytes(&s) + dnn_scratch(ds_bytes(&s) + SLACK_BYTES);
-    return s.heads > 0;
+    return plan != NULL;
 }
 
 /* t from this sample and head on: [n,t,beside*d], or lse [n,beside,tq] */

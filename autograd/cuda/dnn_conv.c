@@ -6,7 +6,7 @@
 #include "autograd/cuda/dnn.h"
 
 enum { X = 1, W, Y, BIAS };
-enum { MOST_WORKSPACE = 256 << 20 };
+enum { MOST_WORKSPACE = 256 << 20, SLACK_BYTES = 4 << 20, PARTS_BYTES = 32 << 20, UNIT = 8 };
 
 /* [a,b,c,d] that lies as [a,c,d,b] */
 static dnn_tensor channels_last(int64_t uid, ag_dtype type, const int64_t dims[4])
@@ -109,23 +109,49 @@ static bool is_aligned(const void *address)
     return (uintptr_t)address % 16 == 0;
 }
 
+static int64_t in_units(int64_t channels)
+{
+    return (channels + UNIT - 1) / UNIT * UNIT;
+}
+
+/* Workspace that an engine may want. cuDNN 9.19 was asked without a device, by descriptions of sm_80 and sm_90, for 600
+ * convolutions of the U-Net's and the VAE's shapes at batches of 1 to 64. The first engine that will do within
+ * MOST_WORKSPACE wants: of halves, copies of what has channels in no eights, and partial sums of less than 32 MiB; of f32,
+ * copies of x and y in another layout, and up to four times w. So a smaller bound changes no choice, and a forecast
+ * can count it. */
+static size_t most_workspace(const cuda_conv *s, ag_dtype type)
+{
+    const int64_t places = s->n * s->h * s->w, results = s->n * s->oh * s->ow, taps = s->kh * s->kw;
+    const bool in_eights = s->c % UNIT == 0 && s->o % UNIT == 0;
+    int64_t bytes = SLACK_BYTES;
+
+    if (type == AG_F32)
+        bytes += 4 * (places * s->c + results * s->o + 4 * s->o * s->c * taps);
+    else
+        bytes += PARTS_BYTES + (in_eights ? 0 : 2 * (places * in_units(s->c) + results * in_units(s->o) +
+                                                     in_units(s->o) * in_units(s->c) * taps));
+    return bytes < MOST_WORKSPACE ? (size_t)bytes : MOST_WORKSPACE;
+}
+
 const cuda_dnn_plan *cuda_dnn_conv_plan(const ag_call *call, const cuda_dnn_conv *c)
 {
     static const dnn_kind KINDS[] = {
         [CUDA_CONV_FORWARD] = DNN_FORWARD, [CUDA_CONV_DATA] = DNN_DATA, [CUDA_CONV_WEIGHTS] = DNN_WEIGHTS};
     dnn_key key;
 
+    if (c->form == CUDA_CONV_WEIGHTS && c->type != AG_F32 && (c->sizes.c % 2 || c->sizes.o % 2))
+        return NULL; /* no engine has f32 for dw of an odd number of channels */
     if (!is_aligned(c->x) || !is_aligned(c->w) || !is_aligned(c->y) || !is_aligned(c->bias) ||
         !dnn_start_key(call, &key, KINDS[c->form], c->type))
         return NULL;
     key.of.conv = c->sizes;
     key.with_bias = c->bias != NULL;
-    return dnn_plan_of(call, &key, describe, MOST_WORKSPACE);
+    return dnn_plan_of(call, &key, describe, most_workspace(&c->sizes, c->type));
 }
 
 size_t cuda_dnn_conv_scratch(const cuda_dnn_plan *plan)
 {
-    return dnn_scratch(plan ? plan->workspace : MOST_WORKSPACE);
+    return dnn_scratch(plan->workspace);
 }
 
 ag_status cuda_dnn_conv_run(const ag_call *call, const cuda_dnn_plan *plan, const cuda_dnn_conv *c, void *scratch)

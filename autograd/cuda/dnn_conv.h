@@ -24,7 +24,7 @@ typedef struct cuda_dnn_conv {
 
 /* The plan for it, NULL: do it another way. Of the addresses only the alignment matters here. */
 const cuda_dnn_plan *cuda_dnn_conv_plan(const ag_call *call, const cuda_dnn_conv *c);
-size_t cuda_dnn_conv_scratch(const cuda_dnn_plan *plan); /* NULL: the most that any plan takes */
+size_t cuda_dnn_conv_scratch(const cuda_dnn_plan *plan);
 ag_status cuda_dnn_conv_run(const ag_call *call, const cuda_dnn_plan *plan, const cuda_dnn_conv *c, void *scratch);
 
 #ifdef __cplusplus

@@ -58,6 +58,7 @@ ag_status cuda_check_done(ag_cuda *cuda, cudaError_t error, const cuda_trouble *
 /* staging.c */
 bool cuda_staging_open(ag_cuda *cuda);
 void cuda_staging_close(ag_cuda *cuda);
+size_t cuda_staged(const ag_cuda *cuda);
 ag_status cuda_write(ag_cuda *cuda, void *to, const void *from, size_t bytes);
 ag_status cuda_copy_bytes(ag_cuda *cuda, void *to, const void *from, size_t bytes);
 ag_cuda_mail *cuda_mail_new(ag_cuda *cuda, size_t bytes);

@@ -14,7 +14,7 @@
 #include "autograd/cuda/internal.h"
 
 enum { N_PIECES = 16, UNIT = 256 };
-static const size_t PIECE_BYTES = (size_t)4 << 20;
+static const size_t PIECE_BYTES = AG_GPU_STAGING_BYTES / N_PIECES;
 
 typedef struct piece {
     char *here, *there;  /* pinned; on the device. NULL before the first use */
@@ -71,6 +71,15 @@ void cuda_staging_close(ag_cuda *cuda)
         cudaFree(s->pieces[i].there);
     }
     free(s);
+}
+
+size_t cuda_staged(const ag_cuda *cuda)
+{
+    size_t bytes = 0;
+
+    for (int i = 0; i < N_PIECES; i++)
+        bytes += cuda->staging->pieces[i].there ? PIECE_BYTES : 0;
+    return bytes;
 }
 
 static bool make_piece(ag_cuda *cuda, piece *p)
