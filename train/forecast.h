@@ -85,8 +85,8 @@ size_t train_planned_room(const ag_ctx *ctx, size_t given);
  * none to ask: the patches of a convolution and the workspace of a product. */
 enum { TRAIN_GPU_BASE_BYTES = 640 << 20, TRAIN_GPU_SCRATCH_BYTES = 288 << 20 };
 /* Bytes of a process that does everything but hold tensors (code, libraries, threads), and what
- * writing checkpoints adds. Measured: peaks of ten small runs less their tensors, +- 2 MB. */
-enum { TRAIN_BASE_BYTES = 25 << 20, TRAIN_CHECKPOINT_BYTES = 10 << 20 };
+ * writing checkpoints adds. Measured: peaks of nine small runs less their tensors were 17 to 22 MB. */
+enum { TRAIN_BASE_BYTES = 20 << 20, TRAIN_CHECKPOINT_BYTES = 10 << 20 };
 
 #ifdef __cplusplus
 }
