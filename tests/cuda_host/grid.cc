@@ -26,10 +26,13 @@ namespace {
 
 /* --- fibers ----------------------------------------------------------------------------------- */
 
+/* LEAST_ADDRESS: below it is no memory of the program, but the address sanitizer's, where numbers look like addresses. */
 #if defined(__SANITIZE_ADDRESS__)
 const size_t STACK_BYTES = 256 << 10;
+const uintptr_t LEAST_ADDRESS = 0x10007fff8000;
 #else
 const size_t STACK_BYTES = 64 << 10;
+const uintptr_t LEAST_ADDRESS = (uintptr_t)1 << 40;
 #endif
 
 void fiber_main();
@@ -442,7 +445,7 @@ void cuda_host_check_argument(cudaStream_t stream, const void *argument, size_t 
         page = word & ~(uintptr_t)4095;
         cuda_host_knows(stream, reinterpret_cast<void *>(word));
         /* A number may look like an address; one that is in use here and not on the device is no accident. */
-        if (word >= (uintptr_t)1 << 40 && word < (uintptr_t)1 << 47 &&
+        if (word >= LEAST_ADDRESS && word < (uintptr_t)1 << 47 &&
             !cuda_host_is_device(reinterpret_cast<void *>(word), 1) &&
             !cuda_host_is_pinned(reinterpret_cast<void *>(word), 1) &&
             msync(reinterpret_cast<void *>(page), 4096, MS_ASYNC) == 0)
