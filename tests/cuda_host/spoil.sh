@@ -61,7 +61,7 @@ spoil() {
 prepare
 spoil backend.c "the host does not wait" 's/error = cudaStreamSynchronize(cuda->stream);/error = cudaSuccess;/' test_ops:unary
 spoil staging.c "kernels do not wait for a copy on another stream" 's/cudaStreamWaitEvent(cuda->stream, s->landed, 0)/cudaSuccess/' test_ops:unary
-spoil matmul.c "a wrong step from one matrix to the next" 's/p.stride_b = n_lead(b) ? p.k \* p.n : 0;/p.stride_b = n_lead(b) ? p.m * p.n : 0;/' test_ops:matmul
+spoil matmul.c "a wrong step from one matrix to the next" 's/.stride_b = p.stride_b,/.stride_b = p.stride_c,/' test_ops:matmul
 spoil softmax.cu "a row is read beyond its end" 's/i < cols; i += CUDA_WARP/i <= cols; i += CUDA_WARP/' test_ops:softmax
 spoil adamw8bit.cu "a swapped index" 's/return (row \* taps + tap) \* channels + channel;/return (row * channels + channel) * taps + tap;/' test_optimizer_rules
 spoil ../cpu/optimizer_factors.h "an accumulator that is not cleared" 's/^    state\[CPU_PRODIGY_DOT\] = 0.0;//' test_optimizer_rules
