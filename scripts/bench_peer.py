@@ -21,7 +21,7 @@ UNET_FACTOR = 8
 
 
 def parse():
-    parser = bench_row.parser(__doc__.splitlines()[0])
+    parser = bench_row.parser(__doc__.splitlines()[0], sorted(ROWS))
     parser.add_argument("--gradient_checkpointing", choices=["auto", "on", "off"], default="auto")
     return bench_row.parse(parser)
 

@@ -7,10 +7,10 @@ import resource
 import time
 
 
-def parser(description):
-    """Every peer takes what `agewright bench` takes for a row."""
+def parser(description, rows=None):
+    """Every peer takes what `agewright bench` takes for a row; rows: those it knows, where others are errors."""
     p = argparse.ArgumentParser(description=description)
-    p.add_argument("--row", required=True)
+    p.add_argument("--row", required=True, choices=rows)
     p.add_argument("--model", required=True)
     p.add_argument("--px", type=int, default=512)
     p.add_argument("--batch", type=int, default=0)
