@@ -5,9 +5,9 @@
                       [--repeat 3] [--mixed_precision no|bf16]
 
 The network that bench_peer.py runs, converted once by a process of its own (which wants torch and diffusers) and
-kept beside the model as OpenVINO's own files, f32; shapes are fixed when it is loaded. The best of `repeat` after one round to warm
-up; memory is the largest resident size of this process, which holds neither torch nor diffusers. A row that
-OpenVINO cannot do prints nothing.
+kept beside the model as OpenVINO's own files, f32; shapes are fixed when it is loaded. The best of `repeat` after
+one round to warm up; memory is the largest resident size of this process, which holds neither torch nor diffusers.
+A row that OpenVINO cannot do prints nothing.
 """
 
 import json
@@ -81,7 +81,10 @@ def convert(o):
     example = tuple(torch.from_numpy(x) for x in inputs(o, EXAMPLE_PX, 2))
     with torch.no_grad():
         model = openvino.convert_model(network(o), example_input=example)
-    openvino.save_model(model, o.convert, compress_to_fp16=False)
+    part = f"{o.convert.removesuffix('.xml')}.part"
+    openvino.save_model(model, f"{part}.xml", compress_to_fp16=False)
+    for kind in ("bin", "xml"):  # the .xml, which is looked for, last
+        os.replace(f"{part}.{kind}", f"{o.convert.removesuffix('.xml')}.{kind}")
 
 
 def main():
