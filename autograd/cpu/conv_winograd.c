@@ -12,9 +12,9 @@
  *         M[p][tile][o] += V U                    the register tiles of gemm.c
  *       y = A^T M A + bias                        straight into [N,H,W,C]
  *
- * Transformed weights are never stored beyond a thread's units (for the U-Net they would take
- * 8.7 GB, and reading them costs more than making them). When those of all channels of an o block
- * fit U_WHOLE_BYTES they are kept while the thread's next unit has the same o block.
+ * Transformed weights are never stored beyond a thread's block (for the U-Net they would take 8.7 GB, and
+ * reading them costs more than making them). Where one block holds all channels it is kept while the thread's
+ * next unit has the same outputs.
  * Each element of M is one chain over C_in cut at places that the shape fixes, so bits do not
  * depend on threads, groups or chunks.
  */
@@ -31,9 +31,8 @@ enum { MANY_TILES = 128, K_MANY = 128, K_FEW = 64, O_BLOCK = 64, O_SMALL = 32 };
 enum {
     GROUP_BYTES = 16 << 20,  /* of V, but at least GROUP_TILES tiles */
     GROUP_TILES = 64,
-    U_WHOLE_BYTES = 5 << 20, /* of U, for all channels of an o block */
-    CHUNK_WHOLE = 70,        /* tiles in a chunk: M stays in the second-level cache, U is kept */
-    CHUNK_PARTS = 140,       /* U is made again for every chunk, so larger ones */
+    CHUNK_KEPT = 70,         /* tiles in a chunk: M stays in the second-level cache, U is kept */
+    CHUNK = 140,             /* U is made again for every chunk, so larger ones */
     STEP_PAD = 16, /* floats between panels and between the P matrices: else all P lie at one place of a cache */
     LINE = 16,             /* floats in a cache line */
     PAST_CACHES = 4000000, /* floats of a result */
@@ -82,7 +81,6 @@ typedef struct winograd_plan {
     int64_t ob, n_o;
     uintptr_t to_plus; /* bytes from the result to what is added to it; 0: nothing is */
     bool past_caches; /* the result is so large that nobody finds it in a cache */
-    bool whole_u; /* U of all channels is there before it is used, and kept for the next chunk */
     size_t v_bytes, zero_bytes, u_bytes, m_bytes; /* u and m per thread */
 } winograd_plan;
 
@@ -124,17 +122,14 @@ static const winograd_kernels *transforms_of(int side, int isa)
     return side == 4 ? &winograd4_portable : &winograd2_portable;
 }
 
-/* How o blocks, k blocks and U come out for blocks of `ob` outputs. */
+/* How o blocks and U come out for blocks of `ob` outputs. */
 static void plan_blocks(winograd_plan *p, int64_t ob)
 {
     const int nr = p->products->nr;
 
     p->ob = least(ob, ceil_div(p->s->c_out, nr) * nr);
     p->n_o = ceil_div(p->s->c_out, p->ob);
-    p->u_bytes = bytes_of(p, p->n_k, u_step(p));
-    p->whole_u = p->n_k == 1 || p->u_bytes <= U_WHOLE_BYTES;
-    if (!p->whole_u)
-        p->u_bytes = bytes_of(p, 1, u_step(p));
+    p->u_bytes = bytes_of(p, 1, u_step(p));
 }
 
 static winograd_plan plan_of(const winograd_shape *s, int side, int isa, int n_threads)
@@ -160,7 +155,7 @@ static winograd_plan plan_of(const winograd_shape *s, int side, int isa, int n_t
     group = group < GROUP_TILES ? GROUP_TILES : group;
     groups = ceil_div(p.tiles, group);
     p.group = ceil_div(panels, groups);
-    chunks = ceil_div(p.group * p.rows, p.whole_u ? CHUNK_WHOLE : CHUNK_PARTS);
+    chunks = ceil_div(p.group * p.rows, p.n_k == 1 ? CHUNK_KEPT : CHUNK);
     if (p.n_o * chunks < 4 * n_threads)
         plan_blocks(&p, O_SMALL);
     while (p.n_o * chunks < 4 * n_threads && p.group * p.rows / chunks > 32)
@@ -248,28 +243,31 @@ static void fetch_ahead(const winograd_shape *s, winograd_ahead *a)
     }
 }
 
-/* M += V U of one product and one block of k. */
-static void multiply(const winograd_plan *p, float *m, const float *v, const float *u,
+/* M += V U of one product and one block of k. V of the next product lies to_next floats on; every panel of it
+ * is fetched during the tiles of this one's. */
+static void multiply(const winograd_plan *p, float *m, const float *v, int64_t to_next, const float *u,
                      int64_t n_tiles, int64_t n_o, int64_t n_k, bool first, winograd_ahead *ahead)
 {
     const int nr = p->products->nr;
+    const int64_t line = p->step * nr * (int64_t)sizeof *v / (ceil_div(n_o, nr) * nr); /* bytes for a step of k */
     float *c[GEMM_MAX_MR];
 
     for (int64_t t = 0; t < n_tiles; t += p->rows, v += panel_step(p)) {
         const int here = (int)least(p->rows, n_tiles - t);
-        for (int64_t o = 0; o < n_o; o += nr) {
+        gemm_ahead next = {(uintptr_t)v + (uintptr_t)to_next * sizeof *v, line};
+        for (int64_t o = 0; o < n_o; o += nr, next.at += (uintptr_t)(n_k * line)) {
             for (int r = 0; r < here; r++)
                 c[r] = m + (t + r) * p->ob + o;
             fetch_ahead(p->s, ahead);
             p->products->tile_panels(here, least(nr, n_o - o), n_k, v, p->step, u + o * n_k, c, 0, 1.0f,
-                                     first ? 0.0f : 1.0f, NULL);
+                                     first ? 0.0f : 1.0f, NULL, next);
         }
     }
 }
 
 typedef struct winograd_worker {
     float *u, *m;
-    int64_t kept_o; /* the o block that a whole u holds; -1: none */
+    int64_t kept_o; /* the o block that u holds, when it holds all channels of it; -1: none */
 } winograd_worker;
 
 /* Weights of block k of channels for the outputs from o on. */
@@ -278,7 +276,7 @@ static const float *weights_at(const winograd_plan *p, const float *w, int64_t o
     return w + o * p->s->o_step + k * p->kb * p->s->i_step;
 }
 
-/* What block k can fetch for the block after it: nothing when U of all channels is there already. */
+/* What block k can fetch for the block after it. */
 static winograd_ahead ahead_of(const winograd_plan *p, const float *w, int64_t o, int64_t n_o, int64_t n_tiles,
                                int64_t k)
 {
@@ -286,7 +284,7 @@ static winograd_ahead ahead_of(const winograd_plan *p, const float *w, int64_t o
     const int64_t calls = p->n_products * ceil_div(n_tiles, p->rows) * ceil_div(n_o, p->products->nr);
     winograd_ahead a = {0};
 
-    if (!p->whole_u && k + 1 < p->n_k)
+    if (k + 1 < p->n_k)
         a = (winograd_ahead){.w = weights_at(p, w, o, k + 1), .n_rows = 9 * (p->s->backward ? n_k : n_o),
                              .floats = p->s->backward ? n_o : n_k};
     a.at_a_time = ceil_div(a.n_rows, calls);
@@ -301,27 +299,18 @@ static void run_unit(const winograd_plan *p, winograd_worker *worker, float *out
     const winograd_shape *s = p->s;
     const int64_t n_tiles = least(p->chunk, in_group - first), o = o_block * p->ob;
     const int64_t n_o = least(p->ob, s->c_out - o), n = p->n_products;
-    /* all channels of a product, then the next product; or a block of channels of all products */
-    const int64_t outer = p->whole_u ? n : p->n_k, inner = p->whole_u ? p->n_k : n;
-    winograd_ahead ahead = {0};
 
-    for (int64_t k = 0; p->whole_u && worker->kept_o != o_block && k < p->n_k; k++)
-        p->transforms->weights(worker->u + k * n * u_step(p), u_step(p), weights_at(p, w, o, k), s, n_o,
-                               least(p->kb, s->c_in - k * p->kb));
-    worker->kept_o = o_block;
-    for (int64_t a = 0; a < outer; a++)
-        for (int64_t b = 0; b < inner; b++) {
-            const int64_t i = p->whole_u ? a : b, k = p->whole_u ? b : a;
-            const int64_t n_k = least(p->kb, s->c_in - k * p->kb);
-            const float *u = worker->u + ((p->whole_u ? k * n : 0) + i) * u_step(p);
-            if (!p->whole_u && i == 0) {
-                p->transforms->weights(worker->u, u_step(p), weights_at(p, w, o, k), s, n_o, n_k);
-                ahead = ahead_of(p, w, o, n_o, n_tiles, k);
-            }
+    for (int64_t k = 0; k < p->n_k; k++) {
+        const int64_t n_k = least(p->kb, s->c_in - k * p->kb);
+        winograd_ahead ahead = ahead_of(p, w, o, n_o, n_tiles, k);
+        if (p->n_k > 1 || worker->kept_o != o_block)
+            p->transforms->weights(worker->u, u_step(p), weights_at(p, w, o, k), s, n_o, n_k);
+        for (int64_t i = 0; i < n; i++)
             multiply(p, worker->m + i * m_step(p, n_tiles),
-                     v + (k * n + i) * v_step(p, in_group) + first / p->rows * panel_step(p), u, n_tiles, n_o,
-                     n_k, k == 0, &ahead);
-        }
+                     v + (k * n + i) * v_step(p, in_group) + first / p->rows * panel_step(p), v_step(p, in_group),
+                     worker->u + i * u_step(p), n_tiles, n_o, n_k, k == 0, &ahead);
+    }
+    worker->kept_o = o_block;
     for (int64_t t = 0; t < n_tiles; t++)
         transform_output(p, out, worker->m + t * p->ob, group + first + t, m_step(p, n_tiles), bias,
                          o, n_o);

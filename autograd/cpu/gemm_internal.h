@@ -18,11 +18,20 @@
 
 enum { GEMM_MAX_MR = 14, GEMM_MAX_K_BLOCK = 384 };
 
+/* What a tile fetches into the second-level cache for whoever comes after it: in each step of k the line at
+ * `at`, which moves by `step` bytes. Operands come from main memory, a network's other layers having pushed
+ * them out, and nothing else asks for them early enough. Any address will do, {(uintptr_t)a, 0} for nothing. */
+typedef struct gemm_ahead {
+    uintptr_t at;
+    int64_t step;
+} gemm_ahead;
+
 /* c[i][j] = alpha sum_l a(i,l) b[l][j] + beta old[i][j] + bias[j] for i < m <= mr, j < n <= nr, where old
  * lies to_old bytes after c: 0, or from C to a matrix of the same strides. beta 0: old is not read. bias NULL:
  * none. */
 typedef void gemm_tile_fn(int m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                          float *const *c, uintptr_t to_old, float alpha, float beta, const float *bias);
+                          float *const *c, uintptr_t to_old, float alpha, float beta, const float *bias,
+                          gemm_ahead ahead);
 
 typedef struct gemm_kernels {
     const char *name; /* "own avx2" */

@@ -147,7 +147,7 @@ static void run_tile(const gemm_job *job, int64_t batch, int64_t row, int64_t co
     for (int i = 0; i < m; i++)
         c[i] = job->row_c(job, batch, row + i) + col;
     tile(m, n, n_k, a, lda, b, c, first ? job->to_old : 0, job->alpha, first ? job->beta : 1.0f,
-         first && job->bias ? job->bias + col : NULL);
+         first && job->bias ? job->bias + col : NULL, (gemm_ahead){(uintptr_t)a, 0});
 }
 
 /* Rows row.. times columns col.. over one block of k. */

@@ -27,7 +27,7 @@ enum {
 /* m and nv are constants in every instance. */
 VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const float *a,
                         int64_t lda, const float *b, float *const *c, uintptr_t to_old, float alpha,
-                        float beta, const float *bias)
+                        float beta, const float *bias, gemm_ahead ahead)
 {
     const vec scale = vec_set(alpha), keep = vec_set(beta);
     vec acc[GEMM_MR][GEMM_NV];
@@ -39,6 +39,8 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
             acc[i][j] = vec_set(0.0f);
     for (int64_t l = 0; l < k; l++) {
         vec b_l[GEMM_NV];
+        __builtin_prefetch((const void *)ahead.at, 0, 2);
+        ahead.at += (uintptr_t)ahead.step;
 #pragma GCC unroll 2
         for (int j = 0; j < nv; j++)
             b_l[j] = vec_load(b + j * VEC_N);
@@ -81,7 +83,7 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
 }
 
 #define TILE_INSTANCE(m, nv, panels) \
-    tile_of(m, nv, panels, n, k, a, lda, b, c, to_old, alpha, beta, bias)
+    tile_of(m, nv, panels, n, k, a, lda, b, c, to_old, alpha, beta, bias, ahead)
 #define TILE_CASE(rows, panels)                \
     case rows:                                 \
         if (n > VEC_N)                         \
@@ -107,7 +109,7 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
 
 static void tile_rows(int m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                       float *const *c, uintptr_t to_old, float alpha, float beta,
-                      const float *bias)
+                      const float *bias, gemm_ahead ahead)
 {
     switch (m) {
         TILE_CASES(false)
@@ -116,7 +118,7 @@ static void tile_rows(int m, int64_t n, int64_t k, const float *a, int64_t lda, 
 
 static void tile_panels(int m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                         float *const *c, uintptr_t to_old, float alpha, float beta,
-                        const float *bias)
+                        const float *bias, gemm_ahead ahead)
 {
     switch (m) {
         TILE_CASES(true)
