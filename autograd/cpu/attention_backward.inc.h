@@ -137,8 +137,8 @@ static void backward_tile(const cpu_attention *a, const head_pack *h, int64_t at
     for (int64_t i = 0; i < n_q; i += LANES) {
         const int64_t rows = least(LANES, n_q - i);
         const float *q = h->q_lanes + (at + i) * d, *dout = h->do_lanes + (at + i) * d;
-        scores(p + i * LANES, q, h->k_lanes + k0 * d, d, rows, n_vec, NULL);
-        scores(ds + i * LANES, dout, h->v_lanes + k0 * d, d, rows, n_vec, NULL);
+        scores(p + i * LANES, q, LANES, h->k_lanes + k0 * d, d, rows, n_vec, NULL);
+        scores(ds + i * LANES, dout, LANES, h->v_lanes + k0 * d, d, rows, n_vec, NULL);
     }
     if (a->causal)
         for (int64_t i = 0; i < least(n_q, k0 + n_keys - q0); i++)

@@ -10,6 +10,7 @@
  *   lanes  X^T in tiles, [tile][d][LANES], zero beyond the last row: B of one product, and, read
  *          across, A of another
  *   rows   X copied to rows of ld_rows(d) floats: A whose k runs over queries or keys
+ *   panels X^T in whole tiles of products, [panel][d][PANEL]: A, read across
  *
  * Forward, for a tile of queries and a block of keys:
  *   S^T[key][query] = K Q^T     m, l: running maximum and sum by lane    P^T = 2^(S^T - m)
@@ -32,16 +33,16 @@
 #include "autograd/cpu/vector.h"
 
 #if defined(__AVX512F__)
-enum { TILE_ROWS = 14 }; /* of 32 registers, 28 hold C */
+enum { TILE_ROWS = 14, PANEL = TILE_ROWS }; /* of 32 registers, 28 hold C */
 #elif defined(__AVX2__)
-enum { TILE_ROWS = 6 }; /* of 16 registers, 12 hold C */
+enum { TILE_ROWS = 6, PANEL = 2 * TILE_ROWS }; /* of 16 registers, 12 hold C */
 #else
-enum { TILE_ROWS = 4 };
+enum { TILE_ROWS = 4, PANEL = 2 * TILE_ROWS };
 #endif
 
 enum {
     LANES = 2 * VEC_N,
-    KEY_BLOCK = 128,                           /* keys between two looks at the maximum */
+    KEY_BLOCK = 128,                           /* keys of one backward block, at most this of a forward one */
     QUERY_BLOCK_TILES = LANES >= 64 ? 1 : 64 / LANES, /* queries of one backward block: 64 */
     DEPTH_BLOCK = 4096 / LANES,                /* of d at a time: 16 KiB of one tile */
     PACKED_BYTES_MAX = 48 << 20                /* heads packed together take at most about this */
@@ -63,38 +64,40 @@ static int64_t ld_rows(int64_t d)
 
 /* --- the product ----------------------------------------------------------------------------- */
 
-/* How the product begins: from zero, from C, or from beta C. */
+/* How the product begins: from zero, from numbers by lane, from C, or from beta C. */
 typedef struct product_start {
     bool add;
+    const vec *from; /* by lane, where not added to C; NULL: 0 */
     const vec *beta; /* by lane; NULL: 1 */
 } product_start;
 
-/* C [rows][LANES] in registers; top, when not NULL, is raised to the largest C of each lane. */
-VEC_INLINE void product_tile(const int rows, const int n_vec, float *c, const float *a,
-                             int64_t ld_a, const float *b, int64_t n_k, product_start start,
-                             vec *top)
+VEC_INLINE void tile_start(const int rows, const int n_vec, vec acc[TILE_ROWS][2], const float *c,
+                           product_start start)
 {
-    vec acc[TILE_ROWS][2];
-
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int v = 0; v < n_vec; v++)
-            acc[r][v] = vec_set(0.0f);
-    if (start.add) {
+            acc[r][v] = start.from ? start.from[v] : vec_set(0.0f);
+    if (!start.add)
+        return;
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < n_vec; v++)
+            acc[r][v] = vec_load(c + r * LANES + v * VEC_N);
+    if (start.beta) {
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
             for (int v = 0; v < n_vec; v++)
-                acc[r][v] = vec_load(c + r * LANES + v * VEC_N);
-        if (start.beta) {
-#pragma GCC unroll 16
-            for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
-                for (int v = 0; v < n_vec; v++)
-                    acc[r][v] = vec_mul(acc[r][v], start.beta[v]);
-        }
+                acc[r][v] = vec_mul(acc[r][v], start.beta[v]);
     }
+}
+
+VEC_INLINE void tile_multiply(const int rows, const int n_vec, vec acc[TILE_ROWS][2], const float *a,
+                              int64_t ld_a, const float *b, int64_t n_k)
+{
     for (int64_t k = 0; k < n_k; k++, a += ld_a, b += LANES) {
         vec bk[2];
 #pragma GCC unroll 2
@@ -108,6 +111,17 @@ VEC_INLINE void product_tile(const int rows, const int n_vec, float *c, const fl
                 acc[r][v] = vec_fma(ak, bk[v], acc[r][v]);
         }
     }
+}
+
+/* C [rows][LANES] in registers; top, when not NULL, is raised to the largest C of each lane. */
+VEC_INLINE void product_tile(const int rows, const int n_vec, float *c, const float *a,
+                             int64_t ld_a, const float *b, int64_t n_k, product_start start,
+                             vec *top)
+{
+    vec acc[TILE_ROWS][2];
+
+    tile_start(rows, n_vec, acc, c, start);
+    tile_multiply(rows, n_vec, acc, a, ld_a, b, n_k);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
@@ -178,6 +192,19 @@ static void pack_lanes(float *dst, const float *src, int64_t ld, int64_t rows, i
             vec_store(dst + i, vec_mul(vec_load(dst + i), vec_set(scale)));
 }
 
+/* One panel: dst [d][PANEL] = src [rows][d]^T, rows <= PANEL; the rest is left as it is. Eight rows go
+ * faster than fewer, so the last eight may go over what the first have written. */
+static void pack_panel(float *dst, const float *src, int64_t ld, int64_t rows, int64_t d)
+{
+    if (rows < PANEL) {
+        vec_transpose(dst, PANEL, src, ld, rows, d);
+        return;
+    }
+    vec_transpose(dst, PANEL, src, ld, 8, d);
+    if (PANEL > 8)
+        vec_transpose(dst + PANEL - 8, PANEL, src + (PANEL - 8) * ld, ld, 8, d);
+}
+
 static void pack_rows(float *dst, const float *src, int64_t ld, int64_t rows, int64_t d)
 {
     for (int64_t r = 0; r < rows; r++)
@@ -209,12 +236,12 @@ static float dot(const float *a, const float *b, int64_t n)
 }
 
 /* Scores of `rows` A rows against a tile of lanes, d in blocks so that the tile stays in cache.
- * a is a tile of lanes read across (ld_a = LANES). */
-static void scores(float *s, const float *a, const float *b, int64_t d, int64_t rows, int n_vec,
+ * a is [d][ld_a], read across. */
+static void scores(float *s, const float *a, int64_t ld_a, const float *b, int64_t d, int64_t rows, int n_vec,
                    vec *top)
 {
     for (int64_t d0 = 0; d0 < d; d0 += DEPTH_BLOCK)
-        product(s, a + d0 * LANES, LANES, b + d0 * LANES, least(DEPTH_BLOCK, d - d0), rows, n_vec,
+        product(s, a + d0 * ld_a, ld_a, b + d0 * LANES, least(DEPTH_BLOCK, d - d0), rows, n_vec,
                 (product_start){.add = d0 > 0}, d0 + DEPTH_BLOCK >= d ? top : NULL);
 }
 

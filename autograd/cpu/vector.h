@@ -350,6 +350,34 @@ VEC_INLINE vec vec_exp2(vec t)
     return vec_mul(p, vec_shift_exponent_(z));
 }
 
+/* 2^t for any t: from about -127 down 0, from 128 up infinity or about 2^127. NaN stays. Relative error under 2e-7.
+ * Polynomials: minimax of relative error (7.5e-8) of 2^f on [0, 1) and on [-1/2, 1/2]. */
+VEC_INLINE vec vec_exp2_any(vec t)
+{
+#if defined(__AVX512F__)
+    const vec f = _mm512_reduce_ps(t, 0x09); /* t - floor(t) */
+    vec p = vec_fma(vec_set(1.877576695e-03f), f, vec_set(8.989339694e-03f));
+
+    p = vec_fma(p, f, vec_set(5.582631752e-02f));
+    p = vec_fma(p, f, vec_set(2.401536107e-01f));
+    p = vec_fma(p, f, vec_set(6.931530833e-01f));
+    p = vec_fma(p, f, vec_set(9.999999404e-01f));
+    return _mm512_scalef_ps(p, t);
+#else
+    vec z, f, p;
+
+    t = vec_min(vec_set(127.0f), vec_max(vec_set(-127.0f), t));
+    z = vec_add(t, vec_set(VEC_ROUNDER));
+    f = vec_sub(t, vec_sub(z, vec_set(VEC_ROUNDER)));
+    p = vec_fma(vec_set(1.327647245e-03f), f, vec_set(9.675540961e-03f));
+    p = vec_fma(p, f, vec_set(5.550713092e-02f));
+    p = vec_fma(p, f, vec_set(2.402212024e-01f));
+    p = vec_fma(p, f, vec_set(6.931469440e-01f));
+    p = vec_fma(p, f, vec_set(1.000000119f));
+    return vec_mul(p, vec_shift_exponent_(z));
+#endif
+}
+
 /* e^r for |r| <= ln(2)/2; minimax as above. */
 VEC_INLINE vec vec_exp_reduced_(vec r)
 {
