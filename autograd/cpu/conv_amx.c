@@ -281,6 +281,7 @@ static gemm_amx_job job_of(const product *p, void *out, const float *bias)
         .image_rows = r->rows,
         .image_bytes = image_bytes(r),
         .pack_b = pack_weights,
+        .b_along_n = p->backward,
         .c = out,
         .c_place = p->c_place,
         .c_type = AG_BF16,

@@ -152,6 +152,7 @@ static gemm_amx_job amx_job_of(const cpu_gemm_call *call, int64_t i, int n_threa
         .direct_rows = direct ? c->m / GEMM_AMX_ROWS * GEMM_AMX_ROWS : 0,
         .pack_a = amx_pack_a,
         .pack_b = amx_pack_b,
+        .b_along_n = !c->transpose_b,
         .c = (char *)c->c + i * c->stride_c * width,
         .c_row = c->ldc * width,
         .c_type = c->c_type,

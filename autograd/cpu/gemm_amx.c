@@ -20,7 +20,11 @@ enum {
     TURNED_C_BYTES = 800 << 10,
     TURNED_TASKS = 2,           /* a thread, while B need not be packed again for each */
     STREAM_NUMBERS = 4 << 20,   /* of a C that no cache keeps for who reads it next */
+    SHORT_B_BYTES = 256 << 10, /* of few rows, where packing takes longer than multiplying */
+    SHORT_ROWS = 512,
+    SHORT_COLUMNS = 640,
     DOWN_AHEAD = 16, /* rows to fetch before they are packed */
+    LINES_AHEAD = 8, /* the same, of whole lines */
     ACROSS_AHEAD = 64 /* numbers of each row */
 };
 
@@ -56,18 +60,33 @@ static double plan_cost(const gemm_amx_job *job, const plan *p, int n_threads)
 
 static int64_t round_to(int64_t a, int64_t unit) { return ceil_div(a, unit) * unit; }
 
+/* Few rows and a B stored along n, of so many k that C waits anyway: blocks of few k and many columns, so that
+ * stored rows are read in long pieces and packed B stays in the cache beside them. */
+static bool is_short(const gemm_amx_job *job)
+{
+    return job->b_along_n && job->n_steps > BLOCK_STEPS && job->m <= SHORT_ROWS;
+}
+
+static void cut_steps(const gemm_amx_job *job, plan *p)
+{
+    const int64_t most = is_short(job) ? SHORT_B_BYTES / (p->columns * AMX_ROW_BYTES) : BLOCK_STEPS;
+
+    p->n_blocks = ceil_div(job->n_steps, most);
+    p->block = ceil_div(job->n_steps, p->n_blocks);
+    p->n_blocks = ceil_div(job->n_steps, p->block);
+}
+
 /* The cheapest by plan_cost. */
 static plan cheapest_plan(const gemm_amx_job *job, int n_threads)
 {
     const int64_t tiles = ceil_div(job->n, AMX_SIDE), m = round_to(job->m, GEMM_AMX_ROWS);
+    const int64_t most_columns = is_short(job) ? SHORT_COLUMNS : MAX_COLUMNS;
     plan best = {0};
     double best_cost = 0.0;
 
-    best.n_blocks = ceil_div(job->n_steps, BLOCK_STEPS);
-    best.block = ceil_div(job->n_steps, best.n_blocks);
-    for (int64_t pairs = 1; pairs <= MAX_COLUMNS / 32; pairs++) {
-        plan p = best;
-        p.columns = at_most(tiles, 2 * pairs) * AMX_SIDE;
+    for (int64_t pairs = 1; pairs <= most_columns / 32; pairs++) {
+        plan p = {.columns = at_most(tiles, 2 * pairs) * AMX_SIDE};
+        cut_steps(job, &p);
         if (pairs > 1 && p.columns * p.block * AMX_DEPTH * 2 > B_BYTES)
             break;
         p.n_columns = ceil_div(tiles * AMX_SIDE, p.columns);
@@ -90,6 +109,7 @@ static plan cheapest_plan(const gemm_amx_job *job, int n_threads)
     }
     if (best.rows == 0) { /* long k and very many rows */
         best.columns = at_most(tiles, 2) * AMX_SIDE;
+        cut_steps(job, &best);
         best.n_columns = ceil_div(tiles * AMX_SIDE, best.columns);
         best.rows = C_BYTES / 4 / best.columns / GEMM_AMX_ROWS * GEMM_AMX_ROWS;
         best.n_rows = ceil_div(m, best.rows);
@@ -476,13 +496,37 @@ void gemm_amx_tile_across(void *dst, const gemm_amx_source *src, int64_t col, in
     amx_store_tile(dst, r);
 }
 
+/* Row `i` of each tile of a band, from two rows of n numbers, n a multiple of 32. */
+static void pair_lines(char *to, int64_t side, const uint16_t *even, int64_t ld, int64_t n)
+{
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    const uint16_t *odd = even + ld;
+    const uintptr_t ahead = (uintptr_t)even + (uintptr_t)(LINES_AHEAD * ld * 2);
+
+    for (int64_t j = 0; j < n; j += 2 * AMX_SIDE, to += 2 * side) {
+        const __m512i x = _mm512_loadu_si512(even + j), y = _mm512_loadu_si512(odd + j);
+        const __m512i low = _mm512_unpacklo_epi16(x, y), high = _mm512_unpackhi_epi16(x, y);
+
+        _mm_prefetch((const char *)(ahead + 2 * (uintptr_t)j), _MM_HINT_T1);
+        _mm_prefetch((const char *)(ahead + 2 * (uintptr_t)(j + ld)), _MM_HINT_T1);
+        _mm512_store_si512(to, _mm512_permutex2var_epi64(low, first, high));
+        _mm512_store_si512(to + side, _mm512_permutex2var_epi64(low, second, high));
+    }
+}
+
 /* Row by row: the rows may be far apart, and each is walked along once. */
 void gemm_amx_band_down(void *dst, int64_t side, const gemm_amx_source *src, int64_t k0, int64_t col,
                         int64_t k, int64_t n)
 {
+    const int64_t whole = src->type == AG_BF16 && k == AMX_DEPTH ? n / (2 * AMX_SIDE) * (2 * AMX_SIDE) : 0;
+
     for (int64_t i = 0; i < AMX_SIDE; i++) {
         char *to = (char *)dst + i * AMX_ROW_BYTES;
-        for (int64_t j = 0; j < n; j += AMX_SIDE, to += side) {
+        if (whole > 0)
+            pair_lines(to, side, (const uint16_t *)src->data + (k0 + 2 * i) * src->ld + col, src->ld, whole);
+        to += whole / AMX_SIDE * side;
+        for (int64_t j = whole; j < n; j += AMX_SIDE, to += side) {
             fetch(src, k0 + 2 * i + DOWN_AHEAD, col + j);
             fetch(src, k0 + 2 * i + DOWN_AHEAD + 1, col + j);
             _mm512_store_si512(to, load_pairs(src, k0 + 2 * i, col + j, n - j, k0 + k));

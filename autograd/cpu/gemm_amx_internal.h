@@ -46,6 +46,7 @@ struct gemm_amx_job {
     /* Tiles [n_cols / 16 rounded up][n_steps] of pairs along k, zeros beyond n. col is a multiple of 16. */
     void (*pack_b)(const gemm_amx_job *job, void *dst, int64_t step, int64_t n_steps, int64_t col,
                    int64_t n_cols);
+    bool b_along_n; /* what pack_b reads lies along n */
 
     char *c;
     int64_t c_row;          /* bytes to the next row */
