@@ -138,33 +138,43 @@ static a_block block_of_a(gemm_worker *w, int64_t batch, int64_t row, int64_t n_
     return (a_block){w->a, ld, mr * ld};
 }
 
-static void run_tile(const gemm_job *job, int64_t batch, int64_t row, int64_t col, int m, int64_t n,
-                     int64_t n_k, const float *a, int64_t lda, const float *b, bool first)
+/* What tile t of n_tiles, n_k steps each, fetches ahead: its part of `bytes` from `from` on. */
+static gemm_ahead part_ahead(const void *from, int64_t bytes, int64_t t, int64_t n_tiles, int64_t n_k)
 {
-    float *c[GEMM_MAX_MR];
-    gemm_tile_fn *tile = job->a_is_panels ? job->kernels->tile_panels : job->kernels->tile_rows;
-
-    for (int i = 0; i < m; i++)
-        c[i] = job->row_c(job, batch, row + i) + col;
-    tile(m, n, n_k, a, lda, b, c, first ? job->to_old : 0, job->alpha, first ? job->beta : 1.0f,
-         first && job->bias ? job->bias + col : NULL, (gemm_ahead){(uintptr_t)a, 0});
+    const int64_t step = ceil_div(bytes, n_tiles * n_k);
+    return (gemm_ahead){(uintptr_t)from + (uintptr_t)(t * n_k * step), step};
 }
 
-/* Rows row.. times columns col.. over one block of k. */
+/* Rows row.. times columns col.. over one block of k, while the same number of rows that follow is fetched. */
 static void run_block(gemm_worker *w, int64_t batch, int64_t row, int64_t n_rows, int64_t col,
                       int64_t n_cols, int64_t k0, int64_t n_k, const float *b)
 {
     const gemm_job *job = w->job;
+    const gemm_plan *p = w->plan;
     const int mr = job->kernels->mr, nr = job->kernels->nr;
     const a_block a = block_of_a(w, batch, row, n_rows, k0, n_k);
     const int64_t row_panels = ceil_div(n_rows, mr), col_panels = ceil_div(n_cols, nr);
+    const int64_t n_tiles = row_panels * col_panels;
+    const bool fetch = job->rows_a && p->keep_b && job->lda < 2 * job->k;
+    const float *next = fetch ? a.data - k0 + n_rows * job->lda : a.data;
+    const int64_t next_bytes = fetch ? n_rows * job->lda * (int64_t)sizeof(float) : 0;
+    gemm_tile_fn *tile = job->a_is_panels ? job->kernels->tile_panels : job->kernels->tile_rows;
+    float *rows[ROW_BLOCK_PANELS * GEMM_MAX_MR];
 
-    for (int64_t t = 0; t < row_panels * col_panels; t++) {
+    for (int64_t i = 0; i < n_rows; i++)
+        rows[i] = job->row_c(job, batch, row + i) + col;
+    for (int64_t t = 0; t < n_tiles; t++) {
         const int64_t r = job->kernels->a_in_l1 ? t / col_panels : t % row_panels;
         const int64_t s = job->kernels->a_in_l1 ? t % col_panels : t / row_panels;
-        run_tile(job, batch, row + r * mr, col + s * nr, (int)at_most(mr, n_rows - r * mr),
-                 at_most(nr, n_cols - s * nr), n_k, a.data + r * a.panel_size, a.ld,
-                 b + s * nr * n_k, k0 == 0);
+        const int m = (int)at_most(mr, n_rows - r * mr);
+        float *c[GEMM_MAX_MR];
+
+        for (int i = 0; i < m; i++)
+            c[i] = rows[r * mr + i] + s * nr;
+        tile(m, at_most(nr, n_cols - s * nr), n_k, a.data + r * a.panel_size, a.ld, b + s * nr * n_k, c,
+             k0 == 0 ? job->to_old : 0, job->alpha, k0 == 0 ? job->beta : 1.0f,
+             k0 == 0 && job->bias ? job->bias + col + s * nr : NULL,
+             part_ahead(next, next_bytes, k0 / p->kb * n_tiles + t, p->n_k * n_tiles, n_k));
     }
 }
 

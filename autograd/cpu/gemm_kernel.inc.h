@@ -21,8 +21,17 @@ enum { GEMM_MR = 4, GEMM_COLUMN_PANELS = 16, GEMM_A_IN_L1 = 0 };
 enum {
     GEMM_NV = 2,
     GEMM_NR = GEMM_NV * VEC_N,
-    GEMM_A_STEP = (GEMM_MR + VEC_N - 1) / VEC_N * VEC_N
+    GEMM_A_STEP = (GEMM_MR + VEC_N - 1) / VEC_N * VEC_N,
+    GEMM_CHAIN = GEMM_MR > 8 /* a row of A is found from the one before: there are too few registers for offsets */
 };
+
+/* Hides where a pointer came from. Else the compiler keeps an offset for each of 14 rows of A, reads six of them
+ * back from the stack in every step of k, and the loop is slower by 7 %. */
+#if defined(__GNUC__)
+#define TILE_OPAQUE(pointer) __asm__("" : "+r"(pointer))
+#else
+#define TILE_OPAQUE(pointer)
+#endif
 
 /* m and nv are constants in every instance. */
 VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const float *a,
@@ -39,6 +48,7 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
             acc[i][j] = vec_set(0.0f);
     for (int64_t l = 0; l < k; l++) {
         vec b_l[GEMM_NV];
+        const float *row = a;
         __builtin_prefetch((const void *)ahead.at, 0, 2);
         ahead.at += (uintptr_t)ahead.step;
 #pragma GCC unroll 2
@@ -46,10 +56,14 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
             b_l[j] = vec_load(b + j * VEC_N);
 #pragma GCC unroll 16
         for (int i = 0; i < m; i++) {
-            const vec a_il = vec_set(panels ? a[i] : a[i * lda]);
+            const vec a_il = vec_set(panels ? a[i] : row[(GEMM_CHAIN ? i % 2 : i) * lda]);
 #pragma GCC unroll 2
             for (int j = 0; j < nv; j++)
                 acc[i][j] = vec_fma(a_il, b_l[j], acc[i][j]);
+            if (!panels && GEMM_CHAIN && i % 2 && i + 1 < m) {
+                row += 2 * lda;
+                TILE_OPAQUE(row);
+            }
         }
         b += GEMM_NR;
         a += panels ? lda : 1;
