@@ -14,12 +14,15 @@
 
 enum {
     ROW_BLOCK_PANELS = 8, /* panels of A that are filled at a time */
-    B_KEPT = 640 * 1024   /* floats of B that a thread keeps packed */
+    B_KEPT = 640 * 1024,  /* floats of B that a thread keeps packed */
+    B_NEAR = 256 * 1024   /* of these stay in a second-level cache of 2 MB, A and C passing through it */
 };
 
 /* Cycles for one multiply-add column, and for bringing one float of A or B into place, in units of
  * the time of one vector operation; measured, and nothing depends on their being exact. */
 static const double COST_FILL = 0.7;
+static const double COST_READ = 0.25; /* of A that is read where it lies */
+static const double COST_FAR = 0.1;   /* of kept B that does not stay near, for each block of rows */
 
 typedef struct gemm_plan {
     int64_t kb, n_k;         /* block of k, how many */
@@ -53,14 +56,17 @@ static double plan_cycles(const gemm_job *job, const gemm_plan *p, int n_threads
     const double waves = (double)ceil_div(p->n_rows * p->n_columns * job->batch, n_threads);
     const double product = (double)p->rows * p->columns / vector / 2.0;
     const double fill_b = (double)p->columns * COST_FILL;
-    const double fill_a = job->rows_a ? 0.0 : (double)p->rows * COST_FILL;
+    const double fill_a = (double)p->rows * (job->rows_a ? COST_READ : COST_FILL);
+    const bool far = p->keep_b && p->n_k * p->kb * p->columns > B_NEAR;
+    const double blocks = (double)p->rows / (ROW_BLOCK_PANELS * job->kernels->mr);
+    const double read_b = far ? blocks * (double)p->columns * COST_FAR : 0.0;
     double b_fills = waves; /* how often a thread fills B */
 
     if (p->keep_b) {
         const double distinct = (double)p->n_columns * (job->same_b ? 1 : (double)job->batch);
         b_fills = distinct < waves ? distinct : waves;
     }
-    return (waves * (product + fill_a) + b_fills * fill_b) * (double)job->k + waves * 500.0;
+    return (waves * (product + fill_a + read_b) + b_fills * fill_b) * (double)job->k + waves * 500.0;
 }
 
 static gemm_plan plan_of(const gemm_job *job, int n_threads)
