@@ -20,6 +20,7 @@ enum {
     TURNED_C_BYTES = 800 << 10,
     TURNED_TASKS = 2,           /* a thread, while B need not be packed again for each */
     STREAM_NUMBERS = 4 << 20,   /* of a C that no cache keeps for who reads it next */
+    ARRIVAL_STEPS = 24,         /* with more, storing C hides behind the multiplications */
     SHORT_B_BYTES = 256 << 10, /* of few rows, where packing takes longer than multiplying */
     SHORT_ROWS = 512,
     SHORT_COLUMNS = 640,
@@ -271,14 +272,55 @@ static void store_rest(const gemm_amx_job *job, departure *d)
     store_parts(job, d, GEMM_AMX_ROWS);
 }
 
+/* A block of C that is being multiplied: rows `next` to n_rows of it, as C is stored, are still to be brought into
+ * the first level, so that neither its departure nor what is added to it waits for memory. */
+typedef struct arrival {
+    int64_t row, col;
+    int64_t next, n_rows;
+} arrival;
+
+static arrival arrival_of(const gemm_amx_job *job, int64_t row, int64_t col)
+{
+    if (job->m * job->n > STREAM_NUMBERS || job->n_steps > ARRIVAL_STEPS)
+        return (arrival){.n_rows = 0};
+    if (job->turned)
+        return (arrival){.row = col, .col = row, .n_rows = at_most(GEMM_AMX_ROWS, job->n - col)};
+    return (arrival){.row = row, .col = col, .n_rows = at_most(GEMM_AMX_ROWS, job->m - row)};
+}
+
+/* Every processor with tiles has this instruction. */
+AMX_INLINE void fetch_to_write(uintptr_t at)
+{
+    __asm__ volatile("prefetchw (%0)" : : "r"(at));
+}
+
+AMX_INLINE void fetch_rows(const gemm_amx_job *job, arrival *e, int64_t count)
+{
+    const int64_t size = job->c_type == AG_F32 ? 4 : 2, end = at_most(e->n_rows, e->next + count);
+
+    for (; e->next < end; e->next++) {
+        const int64_t row = e->row + e->next, place = job->c_place ? job->c_place[row] : row * job->c_row;
+        const uintptr_t at = (uintptr_t)(place + e->col * size);
+
+        if (place < 0)
+            continue;
+        for (uintptr_t i = 0; i < (uintptr_t)(GEMM_AMX_ROWS * size); i += 64) {
+            fetch_to_write((uintptr_t)job->c + at + i);
+            if (job->plus)
+                _mm_prefetch((const char *)((uintptr_t)job->plus + at + i), _MM_HINT_T0);
+        }
+    }
+}
+
 /* C [32][32] = or += A B; `two_m`, `two_n`: whether the second tiles are there. B comes from the second-level
  * cache and passes the first one by, where A stays for the next columns. */
 static void multiply(const gemm_amx_job *job, float *c, int64_t ld, const operands *o, bool two_m,
-                     bool two_n, bool add, departure *d)
+                     bool two_n, bool add, departure *d, arrival e)
 {
     char *c0 = (char *)c, *c1 = (char *)(c + AMX_SIDE * ld);
     const char *b0 = o->b, *b1 = b0 + o->b_side;
     const int64_t parts_of_step = ceil_div(d->n_parts, o->n_steps);
+    const int64_t rows_of_step = ceil_div(e.n_rows, o->n_steps);
 
     ld *= 4;
     AMX_FENCE();
@@ -306,6 +348,8 @@ static void multiply(const gemm_amx_job *job, float *c, int64_t ld, const operan
             _tile_dpbf16ps(3, 5, 7);
             if (d->next < d->n_parts)
                 store_parts(job, d, parts_of_step);
+            if (e.next < e.n_rows)
+                fetch_rows(job, &e, rows_of_step);
             for (int64_t i = 0; s >= o->new_step && i < o->n_ahead; i++)
                 _mm_prefetch(o->ahead + i * o->a_row + STEP_OF_A(s), _MM_HINT_T1);
         }
@@ -404,7 +448,7 @@ static void run_task(worker *w, int64_t row_range, int64_t column_range)
                 float *c = w->c + (p->n_blocks > 1 ? (row - row0) * p->ld_c + col : turn * 32 * 32);
                 look_ahead(&o, job, row, step, col, n_cols);
                 multiply(job, c, p->ld_c, &o, row_end - row > AMX_SIDE, n_cols - col > AMX_SIDE, step > 0,
-                         &leaving);
+                         &leaving, last ? arrival_of(job, row, col0 + col) : (arrival){.n_rows = 0});
                 if (last)
                     leaving = departure_of(job, c, p->ld_c, row, col0 + col);
                 turn = 1 - turn;
