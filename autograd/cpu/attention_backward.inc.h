@@ -4,12 +4,11 @@
  * queries; few keys (one block) stay, and the queries are cut into chunks.
  */
 
-/* One head, packed; e is <dO, O>, lse in units of log 2. */
+/* One head, packed; queries in panels of QUERY_BLOCK. */
 typedef struct head_pack {
-    float *q_lanes, *q_rows; /* scale log2(e) Q; Q */
-    float *do_lanes, *do_rows;
-    float *k_lanes, *k_rows, *v_lanes;
-    float *lse, *e;   /* [Tq] */
+    float *q_panels, *q_rows, *do_panels, *do_rows;
+    float *k_lanes, *k_rows, *v_lanes; /* scale log2(e) K; K; V */
+    float *minus_lse, *minus_e;        /* [Tq]: -lse in units of log 2, -<dO, O> */
     float *dq_lanes;  /* [chunk][Tq tiles][d][LANES]: what each chunk of keys adds to dQ^T */
 } head_pack;
 
@@ -22,33 +21,32 @@ static int64_t backward_chunks(const cpu_attention *a)
 
 static int64_t backward_head_floats(const cpu_attention *a)
 {
-    const int64_t tq = round_up(a->tq, LANES), tk = round_up(a->tk, LANES);
+    const int64_t tq = round_up(a->tq, QUERY_BLOCK), tk = round_up(a->tk, LANES);
     return 2 * tq * (a->d + ld_rows(a->d)) + tk * (2 * a->d + ld_rows(a->d)) + 2 * tq +
            backward_chunks(a) * tq * a->d;
 }
 
 static head_pack head_pack_at(float *base, const cpu_attention *a)
 {
-    const int64_t tq = round_up(a->tq, LANES), tk = round_up(a->tk, LANES);
+    const int64_t tq = round_up(a->tq, QUERY_BLOCK), tk = round_up(a->tk, LANES);
     head_pack h;
 
-    h.q_lanes = base;
-    h.q_rows = h.q_lanes + tq * a->d;
-    h.do_lanes = h.q_rows + tq * ld_rows(a->d);
-    h.do_rows = h.do_lanes + tq * a->d;
+    h.q_panels = base;
+    h.q_rows = h.q_panels + tq * a->d;
+    h.do_panels = h.q_rows + tq * ld_rows(a->d);
+    h.do_rows = h.do_panels + tq * a->d;
     h.k_lanes = h.do_rows + tq * ld_rows(a->d);
     h.v_lanes = h.k_lanes + tk * a->d;
     h.k_rows = h.v_lanes + tk * a->d;
-    h.lse = h.k_rows + tk * ld_rows(a->d);
-    h.e = h.lse + tq;
-    h.dq_lanes = h.e + tq;
+    h.minus_lse = h.k_rows + tk * ld_rows(a->d);
+    h.minus_e = h.minus_lse + tq;
+    h.dq_lanes = h.minus_e + tq;
     return h;
 }
 
 static int64_t block_work_floats(void)
 {
-    const int64_t queries = QUERY_BLOCK_TILES * LANES;
-    return 2 * queries * LANES + queries * KEY_BLOCK;
+    return 2 * QUERY_BLOCK * LANES + QUERY_BLOCK * KEY_BLOCK;
 }
 
 static int64_t backward_thread_floats(const cpu_attention *a)
@@ -72,14 +70,15 @@ static void pack_queries(const head_pack *h, int64_t at, const cpu_attention *a,
     const float *q = io->q + row0 * io->ld_q + column;
     const float *dout = io->dout + row0 * io->ld_dout + column;
     const float *out = io->out + row0 * io->ld_out + column;
+    const int64_t panel = at / QUERY_BLOCK * QUERY_BLOCK * a->d + at % QUERY_BLOCK;
 
-    pack_lanes(h->q_lanes + at * a->d, q, io->ld_q, rows, a->d, a->scale * LOG2_E);
+    vec_transpose(h->q_panels + panel, QUERY_BLOCK, q, io->ld_q, rows, a->d);
     pack_rows(h->q_rows + at * ld_rows(a->d), q, io->ld_q, rows, a->d);
-    pack_lanes(h->do_lanes + at * a->d, dout, io->ld_dout, rows, a->d, 1.0f);
+    vec_transpose(h->do_panels + panel, QUERY_BLOCK, dout, io->ld_dout, rows, a->d);
     pack_rows(h->do_rows + at * ld_rows(a->d), dout, io->ld_dout, rows, a->d);
     for (int64_t r = 0; r < rows; r++) {
-        h->lse[at + r] = io->lse[head * a->tq + first + r] * LOG2_E;
-        h->e[at + r] = dot(dout + r * io->ld_dout, out + r * io->ld_out, a->d);
+        h->minus_lse[at + r] = io->lse[head * a->tq + first + r] * -LOG2_E;
+        h->minus_e[at + r] = -dot(dout + r * io->ld_dout, out + r * io->ld_out, a->d);
     }
 }
 
@@ -90,22 +89,84 @@ static void pack_keys(const head_pack *h, const cpu_attention *a, const cpu_atte
     const int64_t row0 = head / a->heads * a->tk + first;
     const float *k = io->k + row0 * io->ld_k + column, *v = io->v + row0 * io->ld_v + column;
 
-    pack_lanes(h->k_lanes + first * a->d, k, io->ld_k, rows, a->d, 1.0f);
+    pack_lanes(h->k_lanes + first * a->d, k, io->ld_k, rows, a->d, a->scale * LOG2_E);
     pack_rows(h->k_rows + first * ld_rows(a->d), k, io->ld_k, rows, a->d);
     pack_lanes(h->v_lanes + first * a->d, v, io->ld_v, rows, a->d, 1.0f);
 }
 
 /* P [rows][LANES] holds scores and becomes probabilities; dS holds dP and becomes dS. */
-static void score_gradients(float *p, float *ds, const float *lse, const float *e, int64_t rows,
+static void score_gradients(float *p, float *ds, const float *minus_lse, const float *minus_e, int64_t rows,
                             int n_vec)
 {
     for (int64_t r = 0; r < rows; r++) {
-        const vec lse_r = vec_set(lse[r]), e_r = vec_set(e[r]);
+        const vec lse_r = vec_set(minus_lse[r]), e_r = vec_set(minus_e[r]);
         for (int v = 0; v < n_vec; v++) {
             float *pv = p + r * LANES + v * VEC_N, *dsv = ds + r * LANES + v * VEC_N;
-            const vec prob = vec_exp2(vec_sub(vec_load(pv), lse_r));
+            const vec prob = vec_exp2_any(vec_add(vec_load(pv), lse_r));
             vec_store(pv, prob);
-            vec_store(dsv, vec_mul(prob, vec_sub(vec_load(dsv), e_r)));
+            vec_store(dsv, vec_mul(prob, vec_add(vec_load(dsv), e_r)));
+        }
+    }
+}
+
+/* What P and dS of some queries and a tile of keys are made of; pointers to the first of the queries. */
+typedef struct tile_inputs {
+    const float *q, *dout; /* in panels */
+    const float *minus_lse, *minus_e;
+    const float *k, *v;    /* [d][LANES] */
+} tile_inputs;
+
+VEC_INLINE void tile_start_by_row(const int rows, const int n_vec, vec acc[TILE_ROWS][2], const float *by_row)
+{
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < n_vec; v++)
+            acc[r][v] = vec_set(by_row[r]);
+}
+
+/* P and dS [rows][LANES], each made in registers. */
+VEC_INLINE void gradient_tile(const int rows, const int n_vec, float *p, float *ds, const tile_inputs *in,
+                              int64_t row, int64_t d)
+{
+    vec acc[TILE_ROWS][2];
+
+    tile_start_by_row(rows, n_vec, acc, in->minus_lse + row);
+    tile_multiply(rows, n_vec, acc, in->q + row, QUERY_BLOCK, in->k, d);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < n_vec; v++)
+            vec_store(p + (row + r) * LANES + v * VEC_N, vec_exp2_any(acc[r][v]));
+    tile_start_by_row(rows, n_vec, acc, in->minus_e + row);
+    tile_multiply(rows, n_vec, acc, in->dout + row, QUERY_BLOCK, in->v, d);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < n_vec; v++) {
+            const int64_t i = (row + r) * LANES + v * VEC_N;
+            vec_store(ds + i, vec_mul(vec_load(p + i), acc[r][v]));
+        }
+}
+
+/* P and dS of any number of queries of one panel. */
+static void gradient_tiles(float *p, float *ds, const tile_inputs *in, int64_t d, int64_t rows, int n_vec)
+{
+    const int64_t n_parts = div_up(rows, TILE_ROWS);
+
+    for (int64_t part = 0; part < n_parts; part++) {
+        const int64_t r = part * rows / n_parts;
+
+        switch ((int)((part + 1) * rows / n_parts - r)) {
+#define GRADIENT_CASE(R)                                                                          \
+    case R:                                                                                       \
+        if (n_vec == 2)                                                                           \
+            gradient_tile(R, 2, p, ds, in, r, d);                                                 \
+        else                                                                                      \
+            gradient_tile(R, 1, p, ds, in, r, d);                                                 \
+        break;
+            EACH_TILE_HEIGHT(GRADIENT_CASE)
+#undef GRADIENT_CASE
         }
     }
 }
@@ -120,8 +181,7 @@ typedef struct block_work {
 
 static block_work block_work_at(float *mine)
 {
-    const int64_t queries = QUERY_BLOCK_TILES * LANES;
-    return (block_work){mine, mine + queries * LANES, mine + 2 * queries * LANES};
+    return (block_work){mine, mine + QUERY_BLOCK * LANES, mine + 2 * QUERY_BLOCK * LANES};
 }
 
 /* One tile of keys, from k0 on, against one block of queries [q0, q0 + n_q), which are rows `at` on
@@ -132,19 +192,21 @@ static void backward_tile(const cpu_attention *a, const head_pack *h, int64_t at
 {
     const int64_t n_keys = least(LANES, a->tk - k0), d = a->d;
     const int n_vec = n_keys > VEC_N ? 2 : 1;
+    const bool masked = a->causal && k0 + n_keys - 1 > q0;
+    const tile_inputs in = {h->q_panels + at * d, h->do_panels + at * d, h->minus_lse + at, h->minus_e + at,
+                            h->k_lanes + k0 * d, h->v_lanes + k0 * d};
     float *p = w->p, *ds = w->ds;
 
-    for (int64_t i = 0; i < n_q; i += LANES) {
-        const int64_t rows = least(LANES, n_q - i);
-        const float *q = h->q_lanes + (at + i) * d, *dout = h->do_lanes + (at + i) * d;
-        scores(p + i * LANES, q, LANES, h->k_lanes + k0 * d, d, rows, n_vec, NULL);
-        scores(ds + i * LANES, dout, LANES, h->v_lanes + k0 * d, d, rows, n_vec, NULL);
-    }
-    if (a->causal)
-        for (int64_t i = 0; i < least(n_q, k0 + n_keys - q0); i++)
+    if (d < WIDE_HEAD && !masked) {
+        gradient_tiles(p, ds, &in, d, n_q, n_vec);
+    } else {
+        scores(p, in.q, QUERY_BLOCK, in.k, d, n_q, n_vec, NULL);
+        scores(ds, in.dout, QUERY_BLOCK, in.v, d, n_q, n_vec, NULL);
+        for (int64_t i = 0; masked && i < least(n_q, k0 + n_keys - q0); i++)
             for (int64_t j = most(0, q0 + i + 1 - k0); j < n_keys; j++)
                 p[i * LANES + j] = -INFINITY;
-    score_gradients(p, ds, h->lse + at, h->e + at, n_q, n_vec);
+        score_gradients(p, ds, in.minus_lse, in.minus_e, n_q, n_vec);
+    }
     product(dv, h->do_rows + at * ld_rows(d), ld_rows(d), p, n_q, d, n_vec, ADD, NULL);
     product(dk, h->q_rows + at * ld_rows(d), ld_rows(d), ds, n_q, d, n_vec, ADD, NULL);
     for (int64_t i = 0; i < n_q; i += LANES)
@@ -161,7 +223,7 @@ static void backward_block(const cpu_attention *a, const head_pack *h, int64_t a
     const int64_t d = a->d, end = a->causal ? least(k1, q0 + n_q) : k1;
 
     if (n_q % LANES) /* lanes beyond the last query are multiplied, not used */
-        memset(w->ds_t, 0, (size_t)(QUERY_BLOCK_TILES * LANES * KEY_BLOCK) * sizeof *w->ds_t);
+        memset(w->ds_t, 0, (size_t)(QUERY_BLOCK * KEY_BLOCK) * sizeof *w->ds_t);
     for (int64_t k = k0; k < end; k += LANES)
         backward_tile(a, h, at, q0, n_q, k, dkt + (k - k0) * d, dvt + (k - k0) * d, w, k - k0);
     for (int64_t i = 0; i < n_q; i += LANES)
@@ -175,7 +237,7 @@ static void backward_block(const cpu_attention *a, const head_pack *h, int64_t a
 static void backward_task(const cpu_attention *a, const cpu_attention_grad *io, int64_t head,
                           const head_pack *h, float *dqt, int64_t k0, int64_t k1, float *mine)
 {
-    const int64_t d = a->d, column = head % a->heads * d, queries = QUERY_BLOCK_TILES * LANES;
+    const int64_t d = a->d, column = head % a->heads * d;
     const block_work w = block_work_at(mine);
     float *dkt = mine + block_work_floats(), *dvt = dkt + KEY_BLOCK * d;
     const vec one[2] = {vec_set(1.0f), vec_set(1.0f)};
@@ -186,8 +248,8 @@ static void backward_task(const cpu_attention *a, const cpu_attention_grad *io, 
         const int64_t end = least(k1, kb + KEY_BLOCK);
 
         memset(dkt, 0, (size_t)(2 * KEY_BLOCK * d) * sizeof *dkt);
-        for (int64_t q0 = a->causal ? kb / queries * queries : 0; q0 < a->tq; q0 += queries)
-            backward_block(a, h, q0, q0, least(queries, a->tq - q0), kb, end, dkt, dvt,
+        for (int64_t q0 = a->causal ? kb / QUERY_BLOCK * QUERY_BLOCK : 0; q0 < a->tq; q0 += QUERY_BLOCK)
+            backward_block(a, h, q0, q0, least(QUERY_BLOCK, a->tq - q0), kb, end, dkt, dvt,
                            dqt + q0 * d, &w);
         for (int64_t k = kb; k < end; k += LANES) {
             const int64_t row = head / a->heads * a->tk + k, rows = least(LANES, end - k);
@@ -275,8 +337,7 @@ static int64_t few_head_floats(const cpu_attention *a)
 
 static int64_t few_thread_floats(const cpu_attention *a)
 {
-    const int64_t queries = QUERY_BLOCK_TILES * LANES;
-    return block_work_floats() + queries * (3 * a->d + 2 * ld_rows(a->d) + 2);
+    return block_work_floats() + QUERY_BLOCK * (3 * a->d + 2 * ld_rows(a->d) + 2);
 }
 
 static size_t backward_few_scratch(const cpu_attention *a, int n_threads)
@@ -289,19 +350,19 @@ static size_t backward_few_scratch(const cpu_attention *a, int n_threads)
 /* The keys of a head, in the head's memory; its queries in the thread's. */
 static head_pack few_pack_at(float *base, float *mine, const cpu_attention *a)
 {
-    const int64_t tk = round_up(a->tk, LANES), queries = QUERY_BLOCK_TILES * LANES;
+    const int64_t tk = round_up(a->tk, LANES);
     head_pack h;
 
     h.k_lanes = base;
     h.v_lanes = h.k_lanes + tk * a->d;
     h.k_rows = h.v_lanes + tk * a->d;
-    h.q_lanes = mine + block_work_floats();
-    h.do_lanes = h.q_lanes + queries * a->d;
-    h.dq_lanes = h.do_lanes + queries * a->d;
-    h.q_rows = h.dq_lanes + queries * a->d;
-    h.do_rows = h.q_rows + queries * ld_rows(a->d);
-    h.lse = h.do_rows + queries * ld_rows(a->d);
-    h.e = h.lse + queries;
+    h.q_panels = mine + block_work_floats();
+    h.do_panels = h.q_panels + QUERY_BLOCK * a->d;
+    h.dq_lanes = h.do_panels + QUERY_BLOCK * a->d;
+    h.q_rows = h.dq_lanes + QUERY_BLOCK * a->d;
+    h.do_rows = h.q_rows + QUERY_BLOCK * ld_rows(a->d);
+    h.minus_lse = h.do_rows + QUERY_BLOCK * ld_rows(a->d);
+    h.minus_e = h.minus_lse + QUERY_BLOCK;
     return h;
 }
 
@@ -309,17 +370,17 @@ static head_pack few_pack_at(float *base, float *mine, const cpu_attention *a)
 static void few_task(const cpu_attention *a, const cpu_attention_grad *io, int64_t head,
                      const head_pack *h, float *part, int64_t q0, int64_t q1, float *mine)
 {
-    const int64_t d = a->d, block = QUERY_BLOCK_TILES * LANES, tk = round_up(a->tk, LANES);
+    const int64_t d = a->d, tk = round_up(a->tk, LANES);
     const vec scale[2] = {vec_set(a->scale), vec_set(a->scale)};
     const block_work w = block_work_at(mine);
 
     memset(part, 0, (size_t)(2 * tk * d) * sizeof *part);
-    for (int64_t q = q0; q < q1; q += block) {
-        const int64_t n_q = least(block, q1 - q);
+    for (int64_t q = q0; q < q1; q += QUERY_BLOCK) {
+        const int64_t n_q = least(QUERY_BLOCK, q1 - q);
 
         for (int64_t i = 0; i < n_q; i += LANES)
             pack_queries(h, i, a, io, head, q + i);
-        memset(h->dq_lanes, 0, (size_t)(block * d) * sizeof *h->dq_lanes);
+        memset(h->dq_lanes, 0, (size_t)(QUERY_BLOCK * d) * sizeof *h->dq_lanes);
         backward_block(a, h, 0, q, n_q, 0, a->tk, part, part + tk * d, h->dq_lanes, &w);
         for (int64_t i = 0; i < n_q; i += LANES) {
             const int64_t row = head / a->heads * a->tq + q + i;

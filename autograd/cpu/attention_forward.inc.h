@@ -16,7 +16,7 @@ typedef struct query_tile {
 /* Tiles of queries that share a walk over the keys: 512 queries. With fewer, wide heads wait for
  * memory: d 512 on AVX2 took 1.4 times as long with 32. Wide heads walk in shorter blocks, whose K and V
  * stay in the second-level cache while the tiles go by. */
-enum { GROUP_MAX = 512 / LANES, WIDE_HEAD = 256, WIDE_KEY_BLOCK = 64 };
+enum { GROUP_MAX = 512 / LANES, WIDE_KEY_BLOCK = 64 };
 
 /* Sums of probabilities above this raise m. */
 static const float LARGE_SUM = 0x1p24f;

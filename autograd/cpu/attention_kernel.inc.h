@@ -10,7 +10,7 @@
  *   lanes  X^T in tiles, [tile][d][LANES], zero beyond the last row: B of one product, and, read
  *          across, A of another
  *   rows   X copied to rows of ld_rows(d) floats: A whose k runs over queries or keys
- *   panels X^T in whole tiles of products, [panel][d][PANEL]: A, read across
+ *   panels X^T in panels of several tiles of products, [panel][d][PANEL or QUERY_BLOCK]: A, read across
  *
  * Forward, for a tile of queries and a block of keys:
  *   S^T[key][query] = K Q^T     m, l: running maximum and sum by lane    P^T = 2^(S^T - m)
@@ -43,7 +43,8 @@ enum { TILE_ROWS = 4, PANEL = 2 * TILE_ROWS };
 enum {
     LANES = 2 * VEC_N,
     KEY_BLOCK = 128,                           /* keys of one backward block, at most this of a forward one */
-    QUERY_BLOCK_TILES = LANES >= 64 ? 1 : 64 / LANES, /* queries of one backward block: 64 */
+    QUERY_BLOCK = 64,                          /* queries of one backward block, whole tiles of lanes */
+    WIDE_HEAD = 256,                           /* heads from this on are multiplied in parts of d */
     DEPTH_BLOCK = 4096 / LANES,                /* of d at a time: 16 KiB of one tile */
     PACKED_BYTES_MAX = 48 << 20                /* heads packed together take at most about this */
 };
@@ -136,6 +137,15 @@ VEC_INLINE void product_tile(const int rows, const int n_vec, float *c, const fl
     }
 }
 
+/* X(1) to X(TILE_ROWS) */
+#if defined(__AVX512F__)
+#define EACH_TILE_HEIGHT(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
+#elif defined(__AVX2__)
+#define EACH_TILE_HEIGHT(X) X(1) X(2) X(3) X(4) X(5) X(6)
+#else
+#define EACH_TILE_HEIGHT(X) X(1) X(2) X(3) X(4)
+#endif
+
 /* C [rows][LANES], any number of rows; n_vec (1 or 2) vectors of the lanes are in use. */
 static void product(float *c, const float *a, int64_t ld_a, const float *b, int64_t n_k,
                     int64_t rows, int n_vec, product_start start, vec *top)
@@ -155,24 +165,7 @@ static void product(float *c, const float *a, int64_t ld_a, const float *b, int6
         else                                                                                      \
             product_tile(R, 1, cr, ar, ld_a, b, n_k, start, top);                                 \
         break;
-            PRODUCT_CASE(1)
-            PRODUCT_CASE(2)
-            PRODUCT_CASE(3)
-            PRODUCT_CASE(4)
-#if defined(__AVX2__)
-            PRODUCT_CASE(5)
-            PRODUCT_CASE(6)
-#endif
-#if defined(__AVX512F__)
-            PRODUCT_CASE(7)
-            PRODUCT_CASE(8)
-            PRODUCT_CASE(9)
-            PRODUCT_CASE(10)
-            PRODUCT_CASE(11)
-            PRODUCT_CASE(12)
-            PRODUCT_CASE(13)
-            PRODUCT_CASE(14)
-#endif
+            EACH_TILE_HEIGHT(PRODUCT_CASE)
 #undef PRODUCT_CASE
         }
     }
