@@ -23,10 +23,11 @@
 #include <omp.h>
 #include <string.h>
 
-/* With few tiles a transformed weight is used once or twice, so its block stays in the second-level
- * cache. Blocks of 64 outputs: where outputs are the contiguous axis of w, shorter runs of memory cost
- * more than they save. */
-enum { MANY_TILES = 128, K_MANY = 128, K_FEW = 64, O_BLOCK = 64, O_SMALL = 32 };
+/* Channels and outputs in a block. Transformed weights and M share the second-level cache with V on its way
+ * through. With few tiles, where outputs are the contiguous axis of w (backward), shorter runs of memory would
+ * cost more than smaller blocks save. */
+enum { MANY_TILES = 128, K_MANY = 128, K_FEW = 96, O_BLOCK = 32 };
+enum { VERY_FEW_TILES = 32, K_LONG_RUNS = 64, O_LONG_RUNS = 64 };
 
 enum {
     GROUP_BYTES = 16 << 20,  /* of V, but at least GROUP_TILES tiles */
@@ -122,31 +123,25 @@ static const winograd_kernels *transforms_of(int side, int isa)
     return side == 4 ? &winograd4_portable : &winograd2_portable;
 }
 
-/* How o blocks and U come out for blocks of `ob` outputs. */
-static void plan_blocks(winograd_plan *p, int64_t ob)
-{
-    const int nr = p->products->nr;
-
-    p->ob = least(ob, ceil_div(p->s->c_out, nr) * nr);
-    p->n_o = ceil_div(p->s->c_out, p->ob);
-    p->u_bytes = bytes_of(p, 1, u_step(p));
-}
-
 static winograd_plan plan_of(const winograd_shape *s, int side, int isa, int n_threads)
 {
     winograd_plan p = {.s = s, .side = side, .size = side + 2,
                        .n_products = (side + 2) * (side + 2), .products = gemm_kernels_of(isa),
                        .transforms = transforms_of(side, isa)};
-    int64_t panels, group, groups, chunks;
+    int64_t panels, group, groups, chunks, kb, ob;
+    bool long_runs;
 
     p.past_caches = s->n * s->oh * s->ow * s->c_out > PAST_CACHES && s->c_out % LINE == 0;
     p.down = ceil_div(s->oh, side);
     p.across = ceil_div(s->ow, side);
     p.tiles = s->n * p.down * p.across;
-    p.n_k = ceil_div(s->c_in, p.tiles >= MANY_TILES ? K_MANY : K_FEW);
-    p.kb = ceil_div(ceil_div(s->c_in, p.n_k), 8) * 8;
+    long_runs = s->backward && p.tiles < VERY_FEW_TILES;
+    kb = long_runs ? K_LONG_RUNS : p.tiles >= MANY_TILES ? K_MANY : K_FEW;
+    ob = long_runs ? O_LONG_RUNS : O_BLOCK;
+    p.kb = ceil_div(ceil_div(s->c_in, ceil_div(s->c_in, kb)), 8) * 8;
     p.n_k = ceil_div(s->c_in, p.kb);
-    plan_blocks(&p, O_BLOCK);
+    p.ob = least(ob, ceil_div(s->c_out, p.products->nr) * p.products->nr);
+    p.n_o = ceil_div(s->c_out, p.ob);
 
     p.rows = ceil_div(p.tiles, ceil_div(p.tiles, p.products->mr));
     p.step = p.rows > LINE / 2 ? LINE : p.rows;
@@ -156,13 +151,12 @@ static winograd_plan plan_of(const winograd_shape *s, int side, int isa, int n_t
     groups = ceil_div(p.tiles, group);
     p.group = ceil_div(panels, groups);
     chunks = ceil_div(p.group * p.rows, p.n_k == 1 ? CHUNK_KEPT : CHUNK);
-    if (p.n_o * chunks < 4 * n_threads)
-        plan_blocks(&p, O_SMALL);
     while (p.n_o * chunks < 4 * n_threads && p.group * p.rows / chunks > 32)
         chunks++;
     p.chunk = ceil_div(p.group, chunks) * p.rows;
     p.group *= p.rows;
     p.v_bytes = bytes_of(&p, p.n_k, v_step(&p, p.group));
+    p.u_bytes = bytes_of(&p, 1, u_step(&p));
     p.m_bytes = bytes_of(&p, 1, m_step(&p, p.chunk));
     p.zero_bytes = gemm_round64((size_t)s->c_in * sizeof(float));
     return p;
