@@ -449,12 +449,14 @@ static void group_forward(void *y, float *mean, float *rstd, const cpu_group_nor
             const int64_t r0 = k * s->hw / plan.chunks, r1 = (k + 1) * s->hw / plan.chunks;
             float *shift = work + t * plan.chunk_floats, *a = shift + s->c, *b = a + s->c;
 
-            for (int64_t c = 0; c < s->c; c++) {
-                const moments *m = &whole[sample * s->groups + c / width];
-                const double slope = m->m2 * (gamma ? gamma[c] : 1.0);
-                shift[c] = (float)m->mean;
-                a[c] = (float)slope;
-                b[c] = (float)((beta ? beta[c] : 0.0) - (m->mean - shift[c]) * slope);
+            for (int64_t g = 0; g < s->groups; g++) {
+                const moments *m = &whole[sample * s->groups + g];
+                for (int64_t c = g * width; c < (g + 1) * width; c++) {
+                    const double slope = m->m2 * (gamma ? gamma[c] : 1.0);
+                    shift[c] = (float)m->mean;
+                    a[c] = (float)slope;
+                    b[c] = (float)((beta ? beta[c] : 0.0) - (m->mean - shift[c]) * slope);
+                }
             }
             for (int64_t r = sample * s->hw + r0; r < sample * s->hw + r1; r++)
                 normalise_row(s, y, x, r * s->c, shift, a, b);
@@ -477,12 +479,13 @@ static channel_terms terms_at(float *work, const cpu_group_norm *s, const float 
     channel_terms t = {work, work + c, work + 2 * c, work + 3 * c, work + 4 * c, work + 5 * c,
                        work + 6 * c};
 
-    for (int64_t i = 0; i < c; i++) {
-        t.mean[i] = mean[sample * s->groups + i / width];
-        t.rstd[i] = rstd[sample * s->groups + i / width];
-        t.gamma[i] = gamma ? gamma[i] : 1.0f;
-        t.beta[i] = beta ? beta[i] : 0.0f;
-    }
+    for (int64_t g = 0; g < s->groups; g++)
+        for (int64_t i = g * width; i < (g + 1) * width; i++) {
+            t.mean[i] = mean[sample * s->groups + g];
+            t.rstd[i] = rstd[sample * s->groups + g];
+            t.gamma[i] = gamma ? gamma[i] : 1.0f;
+            t.beta[i] = beta ? beta[i] : 0.0f;
+        }
     return t;
 }
 
@@ -545,20 +548,26 @@ static void gradient_row(const cpu_group_norm *s, void *dx, const void *x, const
     OF_TYPE_AND_SILU(gradient_row_of, s, dx, x, dy, at, t, s->c);
 }
 
-/* a and b of one sample from the chunks' sums. */
-static void finish_terms(const channel_terms *t, const cpu_group_norm *s, const double *totals,
-                         int64_t chunks)
+/* The sums of one sample's chunks, `n` numbers from i on of each, go to the first chunk's. */
+static void join_chunks(double *totals, int64_t step, int64_t chunks, int64_t i, int64_t n)
+{
+    for (int64_t k = 1; k < chunks; k++)
+        for (int64_t j = i; j < i + n; j++)
+            totals[j] += totals[k * step + j];
+}
+
+/* a and b of one sample from its sums. */
+static void finish_terms(const channel_terms *t, const cpu_group_norm *s, const double *totals)
 {
     const int64_t width = s->c / s->groups;
     const double m = (double)(s->hw * width);
 
     for (int64_t g = 0; g < s->groups; g++) {
         double a = 0.0, b = 0.0;
-        for (int64_t c = g * width; c < (g + 1) * width; c++)
-            for (int64_t k = 0; k < chunks; k++) {
-                a += t->gamma[c] * totals[k * 2 * s->c + c];
-                b += t->gamma[c] * totals[k * 2 * s->c + s->c + c];
-            }
+        for (int64_t c = g * width; c < (g + 1) * width; c++) {
+            a += t->gamma[c] * totals[c];
+            b += t->gamma[c] * totals[s->c + c];
+        }
         for (int64_t c = g * width; c < (g + 1) * width; c++) {
             t->a[c] = (float)(t->rstd[c] * a / m);
             t->b[c] = (float)(t->rstd[c] * b / m);
@@ -566,13 +575,16 @@ static void finish_terms(const channel_terms *t, const cpu_group_norm *s, const 
     }
 }
 
+enum { JOINED = 64 }; /* sums that a thread joins at a time */
+
 static void group_backward(void *dx, float *dgamma, float *dbeta, const cpu_group_norm *s,
                            const void *x, const float *gamma, const float *beta,
                            const float *mean, const float *rstd, const void *dy, void *scratch,
                            int n_threads)
 {
     const cpu_group_norm_plan plan = cpu_group_norm_plan_of(s, true);
-    const int64_t tasks = s->n * plan.chunks;
+    const int64_t tasks = s->n * plan.chunks, pieces = (2 * s->c + JOINED - 1) / JOINED;
+    const int64_t to_sample = plan.chunks * plan.chunk_doubles;
     double *totals = scratch;
     float *work = (float *)(totals + tasks * plan.chunk_doubles);
 
@@ -594,12 +606,16 @@ static void group_backward(void *dx, float *dgamma, float *dbeta, const cpu_grou
                     flush(total, t.sums, 2 * s->c);
             }
         }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < s->n * pieces; i++)
+            join_chunks(totals + i / pieces * to_sample, plan.chunk_doubles, plan.chunks, i % pieces * JOINED,
+                        least(JOINED, 2 * s->c - i % pieces * JOINED));
 #pragma omp for schedule(static) nowait
         for (int64_t c = 0; c < s->c; c++) {
             double a = 0.0, b = 0.0;
-            for (int64_t i = 0; i < tasks; i++) {
-                a += totals[i * plan.chunk_doubles + c];
-                b += totals[i * plan.chunk_doubles + s->c + c];
+            for (int64_t i = 0; i < s->n; i++) {
+                a += totals[i * to_sample + c];
+                b += totals[i * to_sample + s->c + c];
             }
             if (dbeta)
                 dbeta[c] = (float)a;
@@ -613,7 +629,7 @@ static void group_backward(void *dx, float *dgamma, float *dbeta, const cpu_grou
             const channel_terms t = terms_at(work + i * plan.chunk_floats, s, gamma, beta, mean,
                                              rstd, sample);
 
-            finish_terms(&t, s, totals + sample * plan.chunks * plan.chunk_doubles, plan.chunks);
+            finish_terms(&t, s, totals + sample * to_sample);
             for (int64_t r = sample * s->hw + r0; r < sample * s->hw + r1; r++)
                 gradient_row(s, dx, x, dy, r * s->c, &t);
         }
