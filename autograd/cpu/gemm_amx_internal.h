@@ -12,8 +12,8 @@
  * A product of few rows and many weights is better turned: C^T = B^T A^T with the weights as A, which then
  * need no packing, and few columns to pack. `turned` stores C^T back as C.
  *
- * Bits: an element of C is summed over k in ascending order; how k is cut depends on k alone, so the
- * number of threads changes nothing.
+ * Bits: an element of C is summed over k in ascending order, and its partial sums wait in f32; so neither
+ * how k is cut nor the number of threads changes anything.
  */
 #ifndef AG_CPU_GEMM_AMX_INTERNAL_H
 #define AG_CPU_GEMM_AMX_INTERNAL_H

@@ -145,10 +145,10 @@ static a_block block_of_a(gemm_worker *w, int64_t batch, int64_t row, int64_t n_
 }
 
 /* What tile t of n_tiles, n_k steps each, fetches ahead: its part of `bytes` from `from` on. */
-static gemm_ahead part_ahead(const void *from, int64_t bytes, int64_t t, int64_t n_tiles, int64_t n_k)
+static gemm_ahead part_ahead(uintptr_t from, int64_t bytes, int64_t t, int64_t n_tiles, int64_t n_k)
 {
     const int64_t step = ceil_div(bytes, n_tiles * n_k);
-    return (gemm_ahead){(uintptr_t)from + (uintptr_t)(t * n_k * step), step};
+    return (gemm_ahead){from + (uintptr_t)(t * n_k * step), step};
 }
 
 /* Rows row.. times columns col.. over one block of k, while the same number of rows that follow is fetched. */
@@ -162,8 +162,8 @@ static void run_block(gemm_worker *w, int64_t batch, int64_t row, int64_t n_rows
     const int64_t row_panels = ceil_div(n_rows, mr), col_panels = ceil_div(n_cols, nr);
     const int64_t n_tiles = row_panels * col_panels;
     const bool fetch = job->rows_a && p->keep_b && job->lda < 2 * job->k;
-    const float *next = fetch ? a.data - k0 + n_rows * job->lda : a.data;
     const int64_t next_bytes = fetch ? n_rows * job->lda * (int64_t)sizeof(float) : 0;
+    const uintptr_t next = (uintptr_t)(fetch ? a.data - k0 : a.data) + (uintptr_t)next_bytes;
     gemm_tile_fn *tile = job->a_is_panels ? job->kernels->tile_panels : job->kernels->tile_rows;
     float *rows[ROW_BLOCK_PANELS * GEMM_MAX_MR];
 
