@@ -74,7 +74,6 @@ static void *numbers(int64_t n)
     return numbers_of(n, half);
 }
 
-
 typedef struct run {
     cpu_state *state;
     const cpu_onednn_plan *plan;
@@ -363,8 +362,12 @@ int main(int argc, char **argv)
     cpu_state *state;
 
     for (; argc > 1 && argv[1][0] == '-'; argv++, argc--) {
-        hot = hot || strcmp(argv[1], "-hot") == 0;
-        half = half || strcmp(argv[1], "-bf16") == 0;
+        bool *option = strcmp(argv[1], "-hot") == 0 ? &hot : strcmp(argv[1], "-bf16") == 0 ? &half : NULL;
+        if (!option) {
+            fprintf(stderr, "bench_kernels: %s: no such option\n", argv[1]);
+            return 2;
+        }
+        *option = true;
     }
     what = argc > 1 ? argv[1] : "", text = argc > 4 ? argv[4] : NULL;
     if (argc > 2 && !cpu_isa_parse(&isa, argv[2])) {

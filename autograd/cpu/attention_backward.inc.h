@@ -102,7 +102,7 @@ static void score_gradients(float *p, float *ds, const float *minus_lse, const f
         const vec lse_r = vec_set(minus_lse[r]), e_r = vec_set(minus_e[r]);
         for (int v = 0; v < n_vec; v++) {
             float *pv = p + r * LANES + v * VEC_N, *dsv = ds + r * LANES + v * VEC_N;
-            const vec prob = vec_exp2_any(vec_add(vec_load(pv), lse_r));
+            const vec prob = vec_exp2(vec_add(vec_load(pv), lse_r));
             vec_store(pv, prob);
             vec_store(dsv, vec_mul(prob, vec_add(vec_load(dsv), e_r)));
         }
@@ -137,7 +137,7 @@ VEC_INLINE void gradient_tile(const int rows, const int n_vec, float *p, float *
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int v = 0; v < n_vec; v++)
-            vec_store(p + (row + r) * LANES + v * VEC_N, vec_exp2_any(acc[r][v]));
+            vec_store(p + (row + r) * LANES + v * VEC_N, vec_exp2(acc[r][v]));
     tile_start_by_row(rows, n_vec, acc, in->minus_e + row);
     tile_multiply(rows, n_vec, acc, in->dout + row, QUERY_BLOCK, in->v, d);
 #pragma GCC unroll 16

@@ -63,7 +63,7 @@ static void exponentials(float *s, int64_t n_keys, int n_vec, const vec m[2], ve
 {
     if (n_vec == 1) {
         for (int64_t j = 0; j < n_keys; j++) {
-            const vec p = vec_exp2_any(vec_sub(vec_load(s + j * LANES), m[0]));
+            const vec p = vec_exp2(vec_sub(vec_load(s + j * LANES), m[0]));
             l[0] = vec_add(l[0], p);
             vec_store(s + j * LANES, p);
         }
@@ -71,8 +71,8 @@ static void exponentials(float *s, int64_t n_keys, int n_vec, const vec m[2], ve
     }
     for (int64_t j = 0; j < n_keys; j++) {
         float *row = s + j * LANES;
-        const vec p = vec_exp2_any(vec_sub(vec_load(row), m[0]));
-        const vec p1 = vec_exp2_any(vec_sub(vec_load(row + VEC_N), m[1]));
+        const vec p = vec_exp2(vec_sub(vec_load(row), m[0]));
+        const vec p1 = vec_exp2(vec_sub(vec_load(row + VEC_N), m[1]));
         l[0] = vec_add(l[0], p);
         l[1] = vec_add(l[1], p1);
         vec_store(row, p);
@@ -97,7 +97,7 @@ static bool probabilities_of(const query_tile *t, float *p, const float *kt, int
         for (int r = 0; r < TILE_ROWS; r++)
 #pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
-                const vec prob = vec_exp2_any(acc[r][v]);
+                const vec prob = vec_exp2(acc[r][v]);
                 l[v] = vec_add(l[v], prob);
                 vec_store(p + (j + r) * LANES + v * VEC_N, prob);
             }
@@ -146,7 +146,7 @@ static void forward_block(query_tile *t, const cpu_attention *a, const float *kt
     } else {
         block_scores(t, s, kt, a->d, k0, n_keys, masked, top);
         for (int v = 0; v < t->n_vec; v++) {
-            beta[v] = vec_exp2_any(vec_sub(t->m[v], top[v]));
+            beta[v] = vec_exp2(vec_sub(t->m[v], top[v]));
             t->m[v] = top[v];
             t->l[v] = k0 ? vec_mul(t->l[v], beta[v]) : vec_set(0.0f);
         }

@@ -332,27 +332,9 @@ VEC_INLINE float vec_top(vec a)
  * bits; shifted by 23 these bits are 2^n, and 0 for n = -127. */
 #define VEC_ROUNDER 12583039.0f
 
-/* 2^t for t <= 127; below -126.5 it is 0. NaN stays. Relative error under 1.5e-7.
- * Polynomial: minimax of relative error (1.9e-9) of 2^f on [-1/2, 1/2], Remez exchange. */
-VEC_INLINE vec vec_exp2(vec t)
-{
-    vec z, f, p;
-
-    t = vec_max(vec_set(-127.0f), t);
-    z = vec_add(t, vec_set(VEC_ROUNDER));
-    f = vec_sub(t, vec_sub(z, vec_set(VEC_ROUNDER)));
-    p = vec_fma(vec_set(1.534581216e-04f), f, vec_set(1.339993121e-03f));
-    p = vec_fma(p, f, vec_set(9.618488957e-03f));
-    p = vec_fma(p, f, vec_set(5.550328777e-02f));
-    p = vec_fma(p, f, vec_set(2.402264689e-01f));
-    p = vec_fma(p, f, vec_set(6.931472057e-01f));
-    p = vec_fma(p, f, vec_set(1.0f));
-    return vec_mul(p, vec_shift_exponent_(z));
-}
-
 /* 2^t for any t: from about -127 down 0, from 128 up infinity or about 2^127. NaN stays. Relative error under 2e-7.
  * Polynomials: minimax of relative error (7.5e-8) of 2^f on [0, 1) and on [-1/2, 1/2]. */
-VEC_INLINE vec vec_exp2_any(vec t)
+VEC_INLINE vec vec_exp2(vec t)
 {
 #if defined(__AVX512F__)
     const vec f = _mm512_reduce_ps(t, 0x09); /* t - floor(t) */
