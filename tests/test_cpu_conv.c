@@ -279,12 +279,9 @@ static void winograd_of(int isa)
     }
 }
 
-/* Both sides on the same shape, whatever the rule would choose. */
-static void both_sides_of(int isa)
+static void both_sides(const cpu_conv *conv, int isa)
 {
-    const cpu_conv c = {.n = 2, .h = 11, .w = 14, .c = 50, .o = 39, .kh = 3, .kw = 3, .stride = 1,
-                        .dilation = 1, .pad_top = 1, .pad_bottom = 1, .pad_left = 1,
-                        .pad_right = 1};
+    const cpu_conv c = *conv;
     const winograd_shape forward = winograd_forward_shape(&c), back = winograd_backward_shape(&c);
     uint64_t seed = 19;
     float *x = check_random(count_x(&c), &seed, 0, 1), *w = check_random(count_w(&c), &seed, 0, 1);
@@ -306,6 +303,23 @@ static void both_sides_of(int isa)
     }
     passes_free(&want), passes_free(&got);
     free(x), free(w), free(dy), free(b);
+}
+
+/* Both sides on the same shape, whatever the rule would choose: many tiles; one to four, around vectors, blocks of
+ * channels and units of outputs. */
+static void both_sides_of(int isa)
+{
+    static const int64_t sizes[][5] = { /* n, h, w, c, o */
+        {2, 11, 14, 50, 39}, {1, 8, 8, 700, 20}, {1, 3, 4, 17, 350},
+        {1, 7, 2, 5, 3},     {3, 4, 4, 33, 48}, {2, 5, 3, 260, 16},
+    };
+
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const cpu_conv c = {.n = sizes[i][0], .h = sizes[i][1], .w = sizes[i][2], .c = sizes[i][3], .o = sizes[i][4],
+                            .kh = 3, .kw = 3, .stride = 1, .dilation = 1, .pad_top = 1, .pad_bottom = 1,
+                            .pad_left = 1, .pad_right = 1};
+        both_sides(&c, isa);
+    }
 }
 
 static void bf16_of(int isa)

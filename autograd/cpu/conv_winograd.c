@@ -17,6 +17,8 @@
  * next unit has the same outputs.
  * Each element of M is one chain over C_in cut at places that the shape fixes, so bits do not
  * depend on threads, groups or chunks.
+ *
+ * Up to four tiles are taken by conv_winograd_fused.c.
  */
 #include "autograd/cpu/conv_internal.h"
 
@@ -71,10 +73,10 @@ winograd_shape winograd_backward_shape(const cpu_conv *c)
 
 typedef struct winograd_plan {
     const winograd_shape *s;
+    winograd_tiles tiles;
     const winograd_kernels *transforms;
     const gemm_kernels *products;
-    int side, size, n_products;
-    int64_t down, across, tiles; /* tiles in an image by axis; in all images */
+    int n_products;
     int64_t rows, step; /* tiles in a panel of V, floats from channel to channel: a line of a cache if most
                          * of it is used */
     int64_t group, chunk;        /* tiles; multiples of rows */
@@ -111,7 +113,7 @@ static size_t bytes_of(const winograd_plan *p, int64_t blocks, int64_t step)
     return gemm_round64((size_t)(p->n_products * blocks * step) * sizeof(float));
 }
 
-static const winograd_kernels *transforms_of(int side, int isa)
+const winograd_kernels *winograd_kernels_of(int side, int isa)
 {
 #if defined(__x86_64__)
     if (isa >= CPU_ISA_AVX512)
@@ -123,32 +125,73 @@ static const winograd_kernels *transforms_of(int side, int isa)
     return side == 4 ? &winograd4_portable : &winograd2_portable;
 }
 
+winograd_tiles winograd_tiles_of(const winograd_shape *s, int side)
+{
+    const int64_t down = ceil_div(s->oh, side), across = ceil_div(s->ow, side);
+
+    return (winograd_tiles){s, side, down, across, s->n * down * across};
+}
+
+/* The first pixel of a tile. */
+typedef struct tile_place {
+    int64_t image, y, x;
+} tile_place;
+
+static tile_place place_of(const winograd_tiles *t, int64_t tile)
+{
+    return (tile_place){.image = tile / (t->down * t->across),
+                        .y = tile / t->across % t->down * t->side,
+                        .x = tile % t->across * t->side};
+}
+
+void winograd_tile_inputs(const float **pixels, const winograd_tiles *tiles, int64_t tile, const float *in,
+                          const float *zeros)
+{
+    const winograd_shape *s = tiles->s;
+    const tile_place place = place_of(tiles, tile);
+    const int size = tiles->side + 2;
+
+    for (int i = 0; i < size * size; i++) {
+        const int64_t y = place.y - s->top + i / size, x = place.x - s->left + i % size;
+        const bool inside = y >= 0 && y < s->h && x >= 0 && x < s->w;
+        pixels[i] = inside ? in + ((place.image * s->h + y) * s->w + x) * s->c_in : zeros;
+    }
+}
+
+void winograd_tile_outputs(float **pixels, const winograd_tiles *tiles, int64_t tile, float *out)
+{
+    const winograd_shape *s = tiles->s;
+    const tile_place place = place_of(tiles, tile);
+
+    for (int i = 0; i < tiles->side * tiles->side; i++) {
+        const int64_t y = place.y + i / tiles->side, x = place.x + i % tiles->side;
+        pixels[i] = y < s->oh && x < s->ow ? out + ((place.image * s->oh + y) * s->ow + x) * s->c_out : NULL;
+    }
+}
+
 static winograd_plan plan_of(const winograd_shape *s, int side, int isa, int n_threads)
 {
-    winograd_plan p = {.s = s, .side = side, .size = side + 2,
-                       .n_products = (side + 2) * (side + 2), .products = gemm_kernels_of(isa),
-                       .transforms = transforms_of(side, isa)};
+    winograd_plan p = {.s = s, .tiles = winograd_tiles_of(s, side), .n_products = (side + 2) * (side + 2),
+                       .products = gemm_kernels_of(isa), .transforms = winograd_kernels_of(side, isa)};
+    const int64_t tiles = p.tiles.count;
     int64_t panels, group, groups, chunks, kb, ob;
     bool long_runs;
 
     p.past_caches = s->n * s->oh * s->ow * s->c_out > PAST_CACHES && s->c_out % LINE == 0;
-    p.down = ceil_div(s->oh, side);
-    p.across = ceil_div(s->ow, side);
-    p.tiles = s->n * p.down * p.across;
-    long_runs = s->backward && p.tiles < VERY_FEW_TILES;
-    kb = long_runs ? K_LONG_RUNS : p.tiles >= MANY_TILES ? K_MANY : K_FEW;
+    long_runs = s->backward && tiles < VERY_FEW_TILES;
+    kb = long_runs ? K_LONG_RUNS : tiles >= MANY_TILES ? K_MANY : K_FEW;
     ob = long_runs ? O_LONG_RUNS : O_BLOCK;
     p.kb = ceil_div(ceil_div(s->c_in, ceil_div(s->c_in, kb)), 8) * 8;
     p.n_k = ceil_div(s->c_in, p.kb);
     p.ob = least(ob, ceil_div(s->c_out, p.products->nr) * p.products->nr);
     p.n_o = ceil_div(s->c_out, p.ob);
 
-    p.rows = ceil_div(p.tiles, ceil_div(p.tiles, p.products->mr));
+    p.rows = ceil_div(tiles, ceil_div(tiles, p.products->mr));
     p.step = p.rows > LINE / 2 ? LINE : p.rows;
-    panels = ceil_div(p.tiles, p.rows);
+    panels = ceil_div(tiles, p.rows);
     group = GROUP_BYTES / (int64_t)sizeof(float) / (p.n_products * p.kb * p.n_k);
     group = group < GROUP_TILES ? GROUP_TILES : group;
-    groups = ceil_div(p.tiles, group);
+    groups = ceil_div(tiles, group);
     p.group = ceil_div(panels, groups);
     chunks = ceil_div(p.group * p.rows, p.n_k == 1 ? CHUNK_KEPT : CHUNK);
     while (p.n_o * chunks < 4 * n_threads && p.group * p.rows / chunks > 32)
@@ -165,19 +208,10 @@ static winograd_plan plan_of(const winograd_shape *s, int side, int isa, int n_t
 size_t winograd_scratch(const winograd_shape *s, int side, int isa, int n_threads)
 {
     const winograd_plan p = plan_of(s, side, isa, n_threads);
+
+    if (winograd_fused_takes(s, side))
+        return winograd_fused_scratch(s, isa, n_threads);
     return p.v_bytes + p.zero_bytes + (size_t)n_threads * (p.u_bytes + p.m_bytes);
-}
-
-/* The first pixel of a tile. */
-typedef struct tile_place {
-    int64_t image, y, x;
-} tile_place;
-
-static tile_place place_of(const winograd_plan *p, int64_t tile)
-{
-    return (tile_place){.image = tile / (p->down * p->across),
-                        .y = tile / p->across % p->down * p->side,
-                        .x = tile % p->across * p->side};
 }
 
 /* V of the tiles of one panel, for one block of channels. Pixels outside are read from a row of zeros. */
@@ -189,15 +223,9 @@ static void transform_input(const winograd_plan *p, float *v, int64_t panel, int
     const int64_t n_tiles = least(p->rows, in_group - panel * p->rows);
     const float *pixels[GEMM_MAX_MR * MAX_PRODUCTS];
 
-    for (int64_t t = 0; t < n_tiles; t++) {
-        const tile_place place = place_of(p, group + panel * p->rows + t);
-        for (int i = 0; i < p->n_products; i++) {
-            const int64_t y = place.y - s->top + i / p->size, x = place.x - s->left + i % p->size;
-            const bool inside = y >= 0 && y < s->h && x >= 0 && x < s->w;
-            pixels[t * p->n_products + i] =
-                inside ? in + ((place.image * s->h + y) * s->w + x) * s->c_in + first : zeros;
-        }
-    }
+    for (int64_t t = 0; t < n_tiles; t++)
+        winograd_tile_inputs(pixels + t * p->n_products, &p->tiles, group + panel * p->rows + t, in + first,
+                             zeros);
     p->transforms->input(v + k * p->n_products * v_step(p, in_group) + panel * panel_step(p),
                          v_step(p, in_group), p->step, pixels, n_tiles, n);
 }
@@ -205,16 +233,9 @@ static void transform_input(const winograd_plan *p, float *v, int64_t panel, int
 static void transform_output(const winograd_plan *p, float *out, const float *m, int64_t tile,
                              int64_t step, const float *bias, int64_t o, int64_t n_o)
 {
-    const winograd_shape *s = p->s;
-    const tile_place place = place_of(p, tile);
     float *pixels[MAX_OUTPUTS];
 
-    for (int i = 0; i < p->side * p->side; i++) {
-        const int64_t y = place.y + i / p->side, x = place.x + i % p->side;
-        pixels[i] = y < s->oh && x < s->ow
-                        ? out + ((place.image * s->oh + y) * s->ow + x) * s->c_out + o
-                        : NULL;
-    }
+    winograd_tile_outputs(pixels, &p->tiles, tile, out + o);
     p->transforms->output(pixels, p->to_plus, m, step, bias ? bias + o : NULL, n_o, p->past_caches);
 }
 
@@ -317,6 +338,10 @@ void winograd_run(float *out, const winograd_shape *s, int side, const float *in
     float *v = scratch, *zeros = (float *)((char *)scratch + p.v_bytes);
     char *rest = (char *)zeros + p.zero_bytes;
 
+    if (winograd_fused_takes(s, side)) {
+        winograd_fused_run(out, s, in, w, bias, plus, scratch, isa, n_threads);
+        return;
+    }
     p.to_plus = plus ? (uintptr_t)plus - (uintptr_t)out : 0;
     p.past_caches = p.past_caches && (uintptr_t)out % (LINE * sizeof *out) == 0;
     memset(zeros, 0, p.zero_bytes);
@@ -325,8 +350,8 @@ void winograd_run(float *out, const winograd_shape *s, int side, const float *in
         char *own = rest + (size_t)omp_get_thread_num() * (p.u_bytes + p.m_bytes);
         winograd_worker worker = {(float *)own, (float *)(own + p.u_bytes), -1};
 
-        for (int64_t group = 0; group < p.tiles; group += p.group) {
-            const int64_t in_group = least(p.group, p.tiles - group);
+        for (int64_t group = 0; group < p.tiles.count; group += p.group) {
+            const int64_t in_group = least(p.group, p.tiles.count - group);
             const int64_t chunks = ceil_div(in_group, p.chunk);
             const int64_t panels = ceil_div(in_group, p.rows);
 #pragma omp for schedule(dynamic, 1)
