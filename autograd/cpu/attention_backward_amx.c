@@ -19,7 +19,7 @@ enum {
     QUERY_BLOCK = 256, /* queries between two additions to dK and dV */
     KEY_BLOCK = 64,    /* keys that S and dP of a strip are made for at a time */
     PASS = 256,        /* keys of one walk over the queries */
-    CHUNKS = 32,       /* tasks to make of few heads */
+    CHUNKS = 16,       /* tasks to make of few heads */
     CHUNK_KEYS = 1024, /* and of how many keys or */
     CHUNK_QUERIES = 256,
     LD_S = KEY_BLOCK + AMX_SIDE,
