@@ -104,10 +104,10 @@ AMX_INLINE void pack_strip(uint16_t *dst, const uint16_t *src, int64_t ld, int64
                                         load_part(src, ld, i, rows, from, a->d - from), sign));
 }
 
-/* Heads that are packed together: about 48 MB. */
+/* Heads that are packed together: about a megabyte a thread, so that they are met again in a cache. */
 AMX_INLINE int64_t heads_at_once(const cpu_attention *a, int64_t head_bytes, int n_threads)
 {
-    return least(a->n * a->heads, most((48 << 20) / head_bytes, n_threads));
+    return least(a->n * a->heads, n_threads * most(1, (1 << 20) / head_bytes));
 }
 
 /* The operands of products. */
