@@ -156,7 +156,8 @@ VEC_INLINE void input_of(int side, float *v, int64_t v_step, int64_t rows, const
     }
 }
 
-/* g: 9 taps in the order of the correlation; u + p * u_step gets product p */
+/* g: 9 taps in the order of the correlation; u + p * u_step gets product p. U is larger than the first level: the
+ * lines that the next channel will be stored to are asked for, or each store would wait for its own. */
 VEC_INLINE void weights_transform(int side, float *u, int64_t u_step, const vec *g)
 {
     enum { MOST = 6 };
@@ -170,8 +171,10 @@ VEC_INLINE void weights_transform(int side, float *u, int64_t u_step, const vec 
     for (int r = 0; r < size; r++) {
         weights_1d(side, t, 1, columns + r * 3, 1);
 #pragma GCC unroll 6
-        for (int s = 0; s < size; s++)
+        for (int s = 0; s < size; s++) {
             vec_store(u + (r * size + s) * u_step, t[s]);
+            __builtin_prefetch(u + (r * size + s) * u_step + WINOGRAD_NR, 1, 3);
+        }
     }
 }
 
