@@ -32,6 +32,12 @@ enum {
 #define SQRT_HALF 0.70710678118654752f
 #define SQRT_TWO 1.41421356237309505f
 
+/* Fetches the line of p[i], which something is going to be stored to; it may lie beyond the array. */
+VEC_INLINE void ask_for(const float *p, int64_t i)
+{
+    __builtin_prefetch((const void *)((uintptr_t)p + (uintptr_t)i * sizeof *p), 1, 3);
+}
+
 /* side is a constant in every instance. n <= VEC_N values are loaded or stored. */
 
 VEC_INLINE vec load_first(const float *p, int64_t n)
@@ -139,11 +145,12 @@ VEC_INLINE void input_of_tile(int side, float *out, const float *const *in, int6
     }
 }
 
-/* Tiles are transformed along channels and then lie along tiles, which is how the product wants them. */
+/* Tiles are transformed along channels and then lie along tiles, which is how the product wants them. The lines that
+ * a later product's numbers are stored to are asked for: V comes from main memory, too. */
 VEC_INLINE void input_of(int side, float *v, int64_t v_step, int64_t rows, const float *const *in,
                          int64_t n_tiles, int64_t n)
 {
-    enum { MOST = 36 };
+    enum { MOST = 36, AHEAD = 4 };
     const int n_products = (side + 2) * (side + 2);
     float block[MOST][VEC_N][VEC_N]; /* [product][tile][channel] */
 
@@ -151,8 +158,11 @@ VEC_INLINE void input_of(int side, float *v, int64_t v_step, int64_t rows, const
         const int64_t cols = n - c < VEC_N ? n - c : VEC_N;
         for (int64_t t = 0; t < n_tiles; t++)
             input_of_tile(side, block[0][t], in + t * n_products, c, n);
-        for (int p = 0; p < n_products; p++)
+        for (int p = 0; p < n_products; p++) {
+            for (int64_t i = 0; i < VEC_N * rows; i += rows > LINE ? rows : LINE)
+                ask_for(v, (p + AHEAD) * v_step + c * rows + i);
             transpose_block(v + p * v_step + c * rows, rows, block[p][0], VEC_N, n_tiles, cols);
+        }
     }
 }
 
@@ -173,7 +183,7 @@ VEC_INLINE void weights_transform(int side, float *u, int64_t u_step, const vec 
 #pragma GCC unroll 6
         for (int s = 0; s < size; s++) {
             vec_store(u + (r * size + s) * u_step, t[s]);
-            __builtin_prefetch(u + (r * size + s) * u_step + WINOGRAD_NR, 1, 3);
+            ask_for(u, (r * size + s) * u_step + WINOGRAD_NR);
         }
     }
 }
