@@ -272,6 +272,34 @@ static void call_fill_b_bf16(const gemm_job *job, int64_t batch, float *dst, int
         }
 }
 
+/* `rows` x `cols` numbers from (i, j) on, of a matrix whose rows are ld apart. */
+static gemm_place place_of(const void *x, ag_dtype type, int64_t ld, int64_t i, int64_t j, int64_t rows,
+                           int64_t cols)
+{
+    const int64_t width = type == AG_F32 ? 4 : 2;
+    return (gemm_place){(uintptr_t)x + (uintptr_t)((i * ld + j) * width), rows, cols * width, ld * width};
+}
+
+static gemm_place call_place_a(const gemm_job *job, int64_t batch, int64_t row, int64_t n_rows, int64_t k0,
+                               int64_t n_k)
+{
+    const cpu_gemm_call *c = job->user;
+    const int64_t i = c->transpose_a ? k0 : row, j = c->transpose_a ? row : k0;
+
+    return place_of(c->a, c->a_type, c->lda, i, j + batch * c->stride_a, c->transpose_a ? n_k : n_rows,
+                    c->transpose_a ? n_rows : n_k);
+}
+
+static gemm_place call_place_b(const gemm_job *job, int64_t batch, int64_t k0, int64_t n_k, int64_t col,
+                               int64_t n_cols)
+{
+    const cpu_gemm_call *c = job->user;
+    const int64_t i = c->transpose_b ? col : k0, j = c->transpose_b ? k0 : col;
+
+    return place_of(c->b, c->b_type, c->ldb, i, j + batch * c->stride_b, c->transpose_b ? n_cols : n_k,
+                    c->transpose_b ? n_k : n_cols);
+}
+
 static float *call_row_c(const gemm_job *job, int64_t batch, int64_t row)
 {
     const cpu_gemm_call *c = job->user;
@@ -286,7 +314,9 @@ static gemm_job job_of(cpu_state *state, const cpu_gemm_call *c)
         .alpha = c->alpha, .beta = c->plus ? 1.0f : c->beta, .bias = c->bias,
         .to_old = c->plus ? (uintptr_t)c->plus - (uintptr_t)c->c : 0,
         .lda = c->lda,
+        .place_a = call_place_a,
         .fill_b = c->b_type == AG_F32 ? call_fill_b : call_fill_b_bf16,
+        .place_b = call_place_b,
         .same_b = c->stride_b == 0,
         .row_c = call_row_c,
         .kernels = gemm_kernels_of((int)cpu_state_isa(state)),
@@ -298,6 +328,8 @@ static gemm_job job_of(cpu_state *state, const cpu_gemm_call *c)
     } else if (c->transpose_a) {
         job.fill_a = call_fill_a;
         job.a_is_panels = true;
+        job.place_a = NULL;
+        job.place_b = NULL;
     } else if (c->lda % 512 == 0 && c->n > job.kernels->nr) {
         job.fill_a = call_copy_a;
     } else {

@@ -32,6 +32,10 @@ typedef struct gemm_ahead {
 typedef void gemm_tile_fn(int m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                           float *const *c, uintptr_t to_old, float alpha, float beta, const float *bias,
                           gemm_ahead ahead);
+/* The same for a whole tile of mr x nr that fetches runs of memory: after every `run` steps of k, `jump` bytes are
+ * skipped. */
+typedef void gemm_runs_fn(int64_t k, const float *a, int64_t lda, const float *b, float *const *c, uintptr_t to_old,
+                          float alpha, float beta, const float *bias, gemm_ahead ahead, int64_t run, int64_t jump);
 
 typedef struct gemm_kernels {
     const char *name; /* "own avx2" */
@@ -40,6 +44,7 @@ typedef struct gemm_kernels {
     int column_panels; /* most panels of B in a task: what fits the second-level cache */
     bool a_in_l1;      /* a panel of A stays in the first level while B passes; else reverse */
     gemm_tile_fn *tile_rows, *tile_panels;
+    gemm_runs_fn *rows_and_runs; /* of A as rows */
 
     /* Panels of B from b(l,j) = src[l * ld + j], or src[j * ld + l] (transposed), for l < k,
      * j < n. The last panel is filled up with zeros. */
@@ -61,6 +66,12 @@ int64_t gemm_k_block(int64_t k);
 
 /* --- one product, its operands brought by callbacks ----------------------------------------- */
 
+/* Where an operand lies: n runs of `bytes`, `stride` bytes apart. n 0: not known. */
+typedef struct gemm_place {
+    uintptr_t at;
+    int64_t n, bytes, stride;
+} gemm_place;
+
 typedef struct gemm_job gemm_job;
 struct gemm_job {
     int64_t m, n, k, batch; /* batch products; callbacks get the index */
@@ -68,15 +79,21 @@ struct gemm_job {
     uintptr_t to_old; /* bytes from C to what beta multiplies */
     const float *bias;
 
-    /* A: at a(batch) with row stride lda (rows, k contiguous), or brought by fill_a */
+    /* place_a and place_b tell what will be read, so that it is fetched before; NULL: nothing is. Not for panels.
+     *
+     * A: at a(batch) with row stride lda (rows, k contiguous), or brought by fill_a */
     const float *(*rows_a)(const gemm_job *job, int64_t batch); /* NULL: fill_a */
     int64_t lda;
     bool a_is_panels; /* fill_a writes panels, not rows of stride ld */
     void (*fill_a)(const gemm_job *job, int64_t batch, float *dst, int64_t ld, int64_t row,
                    int64_t n_rows, int64_t k0, int64_t n_k);
+    gemm_place (*place_a)(const gemm_job *job, int64_t batch, int64_t row, int64_t n_rows, int64_t k0,
+                          int64_t n_k);
     /* B: panels of columns col.. (a multiple of nr) and k0.. */
     void (*fill_b)(const gemm_job *job, int64_t batch, float *dst, int64_t k0, int64_t n_k,
                    int64_t col, int64_t n_cols);
+    gemm_place (*place_b)(const gemm_job *job, int64_t batch, int64_t k0, int64_t n_k, int64_t col,
+                          int64_t n_cols);
     bool same_b; /* for all products */
     float *(*row_c)(const gemm_job *job, int64_t batch, int64_t row);
 

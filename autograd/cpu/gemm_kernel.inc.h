@@ -33,10 +33,10 @@ enum {
 #define TILE_OPAQUE(pointer)
 #endif
 
-/* m and nv are constants in every instance. */
-VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const float *a,
+/* m, nv, panels and runs are constants in every instance; without runs, run and jump mean nothing. */
+VEC_INLINE void tile_of(int m, int nv, bool panels, bool runs, int64_t n, int64_t k, const float *a,
                         int64_t lda, const float *b, float *const *c, uintptr_t to_old, float alpha,
-                        float beta, const float *bias, gemm_ahead ahead)
+                        float beta, const float *bias, gemm_ahead ahead, int64_t run, int64_t jump)
 {
     const vec scale = vec_set(alpha), keep = vec_set(beta);
     vec acc[GEMM_MR][GEMM_NV];
@@ -46,27 +46,32 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
 #pragma GCC unroll 2
         for (int j = 0; j < nv; j++)
             acc[i][j] = vec_set(0.0f);
-    for (int64_t l = 0; l < k; l++) {
-        vec b_l[GEMM_NV];
-        const float *row = a;
-        __builtin_prefetch((const void *)ahead.at, 0, 2);
-        ahead.at += (uintptr_t)ahead.step;
-#pragma GCC unroll 2
-        for (int j = 0; j < nv; j++)
-            b_l[j] = vec_load(b + j * VEC_N);
-#pragma GCC unroll 16
-        for (int i = 0; i < m; i++) {
-            const vec a_il = vec_set(panels ? a[i] : row[(GEMM_CHAIN ? i % 2 : i) * lda]);
+    for (int64_t l = 0; l < k; ahead.at += (uintptr_t)jump) {
+        const int64_t end = runs && run < k - l ? l + run : k;
+        for (; l < end; l++) {
+            vec b_l[GEMM_NV];
+            const float *row = a;
+            __builtin_prefetch((const void *)ahead.at, 0, 2);
+            ahead.at += (uintptr_t)ahead.step;
 #pragma GCC unroll 2
             for (int j = 0; j < nv; j++)
-                acc[i][j] = vec_fma(a_il, b_l[j], acc[i][j]);
-            if (!panels && GEMM_CHAIN && i % 2 && i + 1 < m) {
-                row += 2 * lda;
-                TILE_OPAQUE(row);
+                b_l[j] = vec_load(b + j * VEC_N);
+#pragma GCC unroll 16
+            for (int i = 0; i < m; i++) {
+                const vec a_il = vec_set(panels ? a[i] : row[(GEMM_CHAIN ? i % 2 : i) * lda]);
+#pragma GCC unroll 2
+                for (int j = 0; j < nv; j++)
+                    acc[i][j] = vec_fma(a_il, b_l[j], acc[i][j]);
+                if (!panels && GEMM_CHAIN && i % 2 && i + 1 < m) {
+                    row += 2 * lda;
+                    TILE_OPAQUE(row);
+                }
             }
+            b += GEMM_NR;
+            a += panels ? lda : 1;
         }
-        b += GEMM_NR;
-        a += panels ? lda : 1;
+        if (!runs)
+            break;
     }
     if (n == nv * VEC_N) {
 #pragma GCC unroll 16
@@ -97,7 +102,7 @@ VEC_INLINE void tile_of(int m, int nv, bool panels, int64_t n, int64_t k, const 
 }
 
 #define TILE_INSTANCE(m, nv, panels) \
-    tile_of(m, nv, panels, n, k, a, lda, b, c, to_old, alpha, beta, bias, ahead)
+    tile_of(m, nv, panels, false, n, k, a, lda, b, c, to_old, alpha, beta, bias, ahead, k, 0)
 #define TILE_CASE(rows, panels)                \
     case rows:                                 \
         if (n > VEC_N)                         \
@@ -137,6 +142,13 @@ static void tile_panels(int m, int64_t n, int64_t k, const float *a, int64_t lda
     switch (m) {
         TILE_CASES(true)
     }
+}
+
+static void rows_and_runs(int64_t k, const float *a, int64_t lda, const float *b, float *const *c,
+                          uintptr_t to_old, float alpha, float beta, const float *bias, gemm_ahead ahead,
+                          int64_t run, int64_t jump)
+{
+    tile_of(GEMM_MR, GEMM_NV, false, true, GEMM_NR, k, a, lda, b, c, to_old, alpha, beta, bias, ahead, run, jump);
 }
 
 static void pack_b_panel(float *dst, const float *src, int64_t ld, int64_t k, int64_t n)
@@ -270,6 +282,7 @@ const gemm_kernels VEC_NAME(gemm_kernels) = {
     .a_in_l1 = GEMM_A_IN_L1,
     .tile_rows = tile_rows,
     .tile_panels = tile_panels,
+    .rows_and_runs = rows_and_runs,
     .pack_b = pack_b,
     .pack_a = pack_a,
     .dots = dots,
