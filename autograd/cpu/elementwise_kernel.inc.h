@@ -175,8 +175,12 @@ static void binary(float *y, cpu_binary_kind kind, const float *a, const float *
 /* a + b of bf16 numbers. */
 static void add_bf16(uint16_t *y, const uint16_t *a, const uint16_t *b, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += VEC_N)
+    for (int64_t i = 0; i < n; i += VEC_N) {
+        vec_fetch_ahead(true, a, i);
+        vec_fetch_ahead(true, b, i);
+        vec_fetch_ahead(true, y, i);
         vec_put(true, y, i, n - i, vec_add(vec_get(true, a, i, n - i), vec_get(true, b, i, n - i)));
+    }
 }
 
 VEC_INLINE void geglu_row_of(const bool bf16, void *y, const void *u, int64_t cols)
@@ -184,6 +188,9 @@ VEC_INLINE void geglu_row_of(const bool bf16, void *y, const void *u, int64_t co
     for (int64_t i = 0; i < cols; i += VEC_N) {
         const vec g = vec_get(bf16, u, cols + i, cols - i);
         vec density;
+        vec_fetch_ahead(bf16, u, i);
+        vec_fetch_ahead(bf16, u, cols + i);
+        vec_fetch_ahead(bf16, y, i);
         const vec gelu = vec_mul(g, vec_normal_of(bf16, g, &density));
         vec_put(bf16, y, i, cols - i, vec_mul(vec_get(bf16, u, i, cols - i), gelu));
     }
@@ -206,6 +213,11 @@ VEC_INLINE void geglu_grad_row_of(const bool bf16, void *du, const void *u, cons
         vec density;
         const vec phi = vec_normal_of(bf16, g, &density);
 
+        vec_fetch_ahead(bf16, u, i);
+        vec_fetch_ahead(bf16, u, cols + i);
+        vec_fetch_ahead(bf16, dy, i);
+        vec_fetch_ahead(bf16, du, i);
+        vec_fetch_ahead(bf16, du, cols + i);
         vec_put(bf16, du, i, n, vec_mul(d, vec_mul(g, phi)));
         vec_put(bf16, du, cols + i, n, vec_mul(vec_mul(d, a), vec_fma(g, density, phi)));
     }

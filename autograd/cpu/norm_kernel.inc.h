@@ -92,6 +92,8 @@ VEC_INLINE double sum_row(const bool bf16, const void *x, int64_t at, int64_t n)
         vec s0 = vec_set(0.0f), s1 = s0, s2 = s0, s3 = s0;
         int64_t i = i0;
         for (; i + 4 * VEC_N <= end; i += 4 * VEC_N) {
+            for (int v = 0; v < 4; v++)
+                vec_fetch_ahead(bf16, x, at + i + v * VEC_N);
             s0 = vec_add(s0, vec_get(bf16, x, at + i, VEC_N));
             s1 = vec_add(s1, vec_get(bf16, x, at + i + VEC_N, VEC_N));
             s2 = vec_add(s2, vec_get(bf16, x, at + i + 2 * VEC_N, VEC_N));
@@ -141,6 +143,7 @@ VEC_INLINE void layer_apply(const bool bf16, void *y, const void *x, int64_t at,
 {
     vec z = vec_fma(vec_sub(vec_get(bf16, x, at + i, n), vec_set(shift)), a, b);
 
+    vec_fetch_ahead(bf16, y, at + i);
     if (gamma)
         z = vec_mul(z, vec_get(false, gamma, i, n));
     if (beta)
@@ -192,6 +195,8 @@ VEC_INLINE void layer_backward_row(const bool bf16, void *dx, float *sums, const
 
     for (int64_t i = 0; i < cols; i += VEC_N) {
         const int64_t n = cols - i;
+        vec_fetch_ahead(bf16, x, at + i);
+        vec_fetch_ahead(bf16, dy, at + i);
         const vec xi = vec_fill_up(vec_get(bf16, x, at + i, n), n, mean);
         const vec d = vec_get(bf16, dy, at + i, n);
         const vec hat = vec_mul(vec_sub(xi, vec_set(mean)), vec_set(rstd));
@@ -211,6 +216,7 @@ VEC_INLINE void layer_backward_row(const bool bf16, void *dx, float *sums, const
         const int64_t n = cols - i;
         const vec hat = vec_mul(vec_sub(vec_get(bf16, x, at + i, n), vec_set(mean)), vec_set(rstd));
         vec gd = vec_get(bf16, dy, at + i, n);
+        vec_fetch_ahead(bf16, dx, at + i);
         if (gamma)
             gd = vec_mul(gd, vec_get(false, gamma, i, n));
         vec_put(bf16, dx, at + i, n,
@@ -284,6 +290,8 @@ VEC_INLINE void column_strip(const bool bf16, const int n_vec, float *sum, float
 #pragma GCC unroll 8
         for (int v = 0; v < n_vec; v++) {
             const vec d = vec_sub(vec_get(bf16, x, at + r * cols + v * VEC_N, n - v * VEC_N), from[v]);
+            if (!sum_sq) /* the first to read these rows: the next ones */
+                vec_fetch(bf16, x, at + (r + n_rows) * cols + v * VEC_N);
             a[v] = vec_add(a[v], d);
             if (sum_sq)
                 q[v] = vec_fma(d, d, q[v]);
@@ -388,6 +396,8 @@ VEC_INLINE void normalise_row_of(const bool bf16, const bool with_silu, void *y,
 {
     for (int64_t c = 0; c < cols; c += VEC_N) {
         const int64_t n = cols - c;
+        vec_fetch_ahead(bf16, x, at + c);
+        vec_fetch_ahead(bf16, y, at + c);
         const vec z = vec_fma(vec_sub(vec_get(bf16, x, at + c, n), vec_get(false, shift, c, n)),
                               vec_get(false, a, c, n), vec_get(false, b, c, n));
         vec_put(bf16, y, at + c, n, with_silu ? vec_silu_of(bf16, z) : z);
@@ -493,6 +503,8 @@ static channel_terms terms_at(float *work, const cpu_group_norm *s, const float 
 VEC_INLINE vec z_gradient(const bool bf16, const bool with_silu, vec *hat, const void *x, const void *dy,
                           int64_t at, const channel_terms *t, int64_t c, int64_t n)
 {
+    vec_fetch_ahead(bf16, dy, at + c);
+    vec_fetch_ahead(bf16, x, at + c);
     const vec d = vec_get(bf16, dy, at + c, n);
     const vec from_mean = vec_sub(vec_get(bf16, x, at + c, n), vec_get(false, t->mean, c, n));
 
@@ -530,6 +542,7 @@ VEC_INLINE void gradient_row_of(const bool bf16, const bool with_silu, void *dx,
         const bool kept = !bf16 && with_silu;
         const vec dz = z_gradient(bf16, bf16 && with_silu, &hat, x, kept ? dx : dy, at, t, c, n);
         const vec slope = vec_mul(vec_get(false, t->rstd, c, n), vec_get(false, t->gamma, c, n));
+        vec_fetch_ahead(bf16, dx, at + c);
         vec_put(bf16, dx, at + c, n,
                 vec_fnma(hat, vec_get(false, t->b, c, n),
                          vec_sub(vec_mul(slope, dz), vec_get(false, t->a, c, n))));
