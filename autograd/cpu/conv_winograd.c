@@ -369,8 +369,8 @@ void winograd_run(float *out, const winograd_shape *s, int side, const float *in
  * many multiply-adds (measured on layers whose weights come from memory). */
 int winograd_choose(const winograd_shape *s)
 {
-    const double cost4 = 36.0 * (double)(s->n * ceil_div(s->oh, 4) * ceil_div(s->ow, 4)) + 290.0;
-    const double cost2 = 16.0 * (double)(s->n * ceil_div(s->oh, 2) * ceil_div(s->ow, 2)) + 250.0;
+    const double cost4 = 36.0 * (double)winograd_tiles_of(s, 4).count + (winograd_fused_takes(s, 4) ? 260.0 : 290.0);
+    const double cost2 = 16.0 * (double)winograd_tiles_of(s, 2).count + 250.0;
     const double patches = 9.9 * (double)(s->n * s->oh * s->ow) + 150.0;
 
     if (s->c_in < MIN_CHANNELS || (patches <= cost4 && patches <= cost2))
