@@ -1,19 +1,17 @@
 /* attention_forward_amx.c - the forward pass of attention on AMX tiles, bf16.
  *
- * For a strip of 32 queries and a group of 32 keys:
- *   S = Q K^T     P = 2^(c S - m), rounded to bf16     l += sum of P by row     c = |scale| log2(e)
- * and for a block of such groups:
- *   O += P V
- * S and O in f32; a negative scale turns the signs of Q. m is the maximum by row of the first group: any
- * number serves that keeps the sums finite and is not far above the scores. So only where a block's sums are
- * large is its maximum looked for, O and l multiplied by 2^(m_old - m), and the block begun again.
+ * For a strip of 32 queries and a block of keys:
+ *   S = Q K^T     P = 2^(c S - m), rounded to bf16, written over S     l += sum of P by row
+ *   O += P V                                                           c = |scale| log2(e)
+ * S and O in f32; a negative scale turns the signs of Q. m is the maximum by row of the first block: any
+ * number serves that keeps the sums finite and is not far above the scores, so later blocks are looked at
+ * for a new maximum only when their sums have grown large; O and l are then multiplied by 2^(m_old - m).
  */
 #include "autograd/cpu/attention_amx_internal.h"
 
 enum {
     NARROW = 96,  /* largest head whose strips fit the first-level cache beside its keys */
-    GROUP_MAX = 4, /* strips of a task of a wide head, which walk over the keys together */
-    LD_P = 256 + AMX_DEPTH
+    GROUP_MAX = 4 /* strips of a task of a wide head, which walk over the keys together */
 };
 
 static const float LARGE_SUM = 1e6f;
@@ -26,21 +24,26 @@ typedef struct strip {
     int64_t first, rows;
 } strip;
 
-/* What a thread works in. */
-typedef struct work {
-    float s[STRIP * KEY_GROUP], sum[STRIP * AMX_SIDE]; /* of a group of keys; l of a block, by lane */
-    uint16_t p[STRIP * LD_P];                          /* of a block */
-} work;
-
 /* Keys of a block: few enough for the first-level cache, or many, so that O is seldom loaded and stored. */
 static int64_t block_keys(const cpu_attention *a)
 {
-    return a->d <= NARROW ? 128 : 256;
+    return a->d <= NARROW ? 64 : 256;
 }
 
 static int64_t group_max(const cpu_attention *a)
 {
     return a->d <= NARROW ? 1 : GROUP_MAX;
+}
+
+/* Floats from a row of S to the next; rows do not share places in the cache. */
+static int64_t ld_s(const cpu_attention *a)
+{
+    return block_keys(a) + AMX_SIDE;
+}
+
+static int64_t block_bytes(const cpu_attention *a)
+{
+    return STRIP * ld_s(a) * 4;
 }
 
 static int64_t strip_bytes(const cpu_attention *a)
@@ -50,7 +53,7 @@ static int64_t strip_bytes(const cpu_attention *a)
 
 static int64_t thread_bytes(const cpu_attention *a)
 {
-    return GROUP_MAX * strip_bytes(a) + (int64_t)sizeof(work);
+    return GROUP_MAX * strip_bytes(a) + block_bytes(a);
 }
 
 static int64_t head_bytes(const cpu_attention *a)
@@ -64,66 +67,15 @@ size_t attention_amx_forward_scratch(const cpu_attention *a, int n_threads)
                     n_threads * thread_bytes(a));
 }
 
-/* --- scores ---------------------------------------------------------------------------------------------- */
+/* --- scores to probabilities -------------------------------------------------------------------------- */
 
-static int64_t last_query(const strip *t)
+static void hide_keys(float *s, int64_t n_keys, int64_t seen)
 {
-    return t->first + t->rows - 1;
-}
-
-/* Scores of keys that a query does not see become -infinity. k0: the group's first key. */
-static void hide_keys(const strip *t, const cpu_attention *a, int64_t k0, float *s)
-{
-    if (seen_keys(a, t->first, k0, KEY_GROUP) == KEY_GROUP)
-        return;
-    for (int64_t i = 0; i < STRIP; i++) {
+    for (int64_t k = seen / KEY_GROUP * KEY_GROUP; k < n_keys; k += KEY_GROUP) {
         __mmask16 mask[2];
-        seen_columns(mask, 0, seen_keys(a, least(t->first + i, last_query(t)), k0, KEY_GROUP));
-        for (int j = 0; j < 2; j++)
-            _mm512_mask_store_ps(s + i * KEY_GROUP + j * AMX_SIDE, (__mmask16)~mask[j],
-                                 _mm512_set1_ps(-INFINITY));
-    }
-}
-
-/* S [32][32] of a strip and the group of keys from k0 on. */
-static void scores(float *s, const strip *t, const cpu_attention *a, const char *k, int64_t k0)
-{
-    const amx_tiles keys = tiles_across(k, k0, a);
-
-    amx_product(s, KEY_GROUP, tiles_of_strip(t->q, a), &keys, 2, 2, d_steps(a), false);
-    hide_keys(t, a, k0, s);
-}
-
-/* --- probabilities ---------------------------------------------------------------------------------------- */
-
-static void scale_row(float *row, int64_t n, float factor)
-{
-    for (int64_t i = 0; i < n; i += AMX_SIDE)
-        _mm512_store_ps(row + i, _mm512_mul_ps(_mm512_load_ps(row + i), _mm512_set1_ps(factor)));
-}
-
-/* m becomes the maximum with keys [k0, k0 + n_keys); what was summed with the old one is multiplied. */
-static void raise_tops(strip *t, const cpu_attention *a, const char *k, int64_t k0, int64_t n_keys, float *s)
-{
-    const float c = fabsf(a->scale) * LOG2_E;
-    const int64_t ld_o = AMX_SIDE * d_tiles(a);
-    float top[STRIP];
-
-    memcpy(top, t->top, sizeof top);
-    for (int64_t key = 0; key < n_keys; key += KEY_GROUP) {
-        scores(s, t, a, k, k0 + key);
-        for (int64_t i = 0; i < STRIP; i++) {
-            const float *row = s + i * KEY_GROUP;
-            const __m512 high = _mm512_max_ps(_mm512_load_ps(row), _mm512_load_ps(row + AMX_SIDE));
-            top[i] = fmaxf(top[i], c * _mm512_reduce_max_ps(high));
-        }
-    }
-    for (int64_t i = 0; i < STRIP; i++) {
-        const float factor = _mm512_cvtss_f32(amx_exp2(_mm512_set1_ps(t->top[i] - top[i])));
-        scale_row(t->sum + i * AMX_SIDE, AMX_SIDE, factor);
-        if (k0 > 0)
-            scale_row(t->o + i * ld_o, ld_o, factor);
-        t->top[i] = top[i];
+        seen_columns(mask, k, seen);
+        for (int t = 0; t < 2; t++)
+            _mm512_mask_storeu_ps(s + k + t * AMX_SIDE, (__mmask16)~mask[t], _mm512_set1_ps(-INFINITY));
     }
 }
 
@@ -132,52 +84,91 @@ AMX_INLINE __m512 prob(const float *s, __m512 c, __m512 m)
     return amx_exp2(_mm512_fmsub_ps(_mm512_load_ps(s), c, m));
 }
 
-/* P [32][32] of a group of keys from its S. */
-static void group_probs(uint16_t *p, const float *s, const float *top, float *sum, __m512 c)
+/* A row of 64 scores, m as it stands. False, and nothing changed, when the sums are too large. */
+AMX_INLINE bool row_of_64(float *s, float top, float *sum, __m512 c)
 {
-    for (int64_t i = 0; i < STRIP; i++, s += KEY_GROUP, sum += AMX_SIDE, p += LD_P) {
-        const __m512 m = _mm512_set1_ps(top[i]), p0 = prob(s, c, m), p1 = prob(s + AMX_SIDE, c, m);
+    const __m512 m = _mm512_set1_ps(top);
+    const __m512 p0 = prob(s, c, m), p1 = prob(s + 16, c, m);
+    const __m512 p2 = prob(s + 32, c, m), p3 = prob(s + 48, c, m);
+    const __m512 total = _mm512_add_ps(_mm512_add_ps(p0, p1), _mm512_add_ps(p2, p3));
 
-        _mm512_store_ps(sum, _mm512_add_ps(_mm512_load_ps(sum), _mm512_add_ps(p0, p1)));
-        _mm512_store_si512(p, amx_round_pair(p0, p1));
-    }
+    if (_mm512_cmp_ps_mask(total, _mm512_set1_ps(LARGE_SUM), _CMP_NLE_UQ))
+        return false;
+    _mm512_store_ps(sum, _mm512_add_ps(_mm512_load_ps(sum), total));
+    _mm512_store_si512(s, amx_round_pair(p0, p1));
+    _mm512_store_si512((uint16_t *)s + 32, amx_round_pair(p2, p3));
+    return true;
 }
 
-/* P [32][n_keys] of keys from k0 on, and its sums. False where these are too large. */
-static bool block_probs(const strip *t, const cpu_attention *a, const char *k, int64_t k0, int64_t n_keys, work *w)
+/* Any row, with a look at the maximum. Returns what O has to be multiplied by. */
+static float row_with_maximum(float *s, float *top, float *sum, float c, int64_t n_keys)
 {
-    const __m512 c = _mm512_set1_ps(fabsf(a->scale) * LOG2_E);
-    __mmask16 large = 0;
+    __m512 high = _mm512_load_ps(s), total = _mm512_setzero_ps(), m;
+    float block_top, factor = 1.0f;
 
-    for (int64_t i = 0; i < STRIP * AMX_SIDE; i += AMX_SIDE)
-        _mm512_store_ps(w->sum + i, _mm512_setzero_ps());
-    for (int64_t key = 0; key < n_keys; key += KEY_GROUP) {
-        scores(w->s, t, a, k, k0 + key);
-        group_probs(w->p + key, w->s, t->top, w->sum, c);
+    for (int64_t k = AMX_SIDE; k < n_keys; k += AMX_SIDE)
+        high = _mm512_max_ps(high, _mm512_load_ps(s + k));
+    block_top = c * _mm512_reduce_max_ps(high);
+    if (block_top > *top) {
+        factor = _mm512_cvtss_f32(amx_exp2(_mm512_set1_ps(*top - block_top)));
+        *top = block_top;
     }
-    for (int64_t i = 0; i < STRIP * AMX_SIDE; i += AMX_SIDE)
-        large |= _mm512_cmp_ps_mask(_mm512_load_ps(w->sum + i), _mm512_set1_ps(LARGE_SUM), _CMP_NLE_UQ);
-    return !large;
+    m = _mm512_set1_ps(*top);
+    for (int64_t k = 0; k < n_keys; k += KEY_GROUP) {
+        const __m512 p0 = prob(s + k, _mm512_set1_ps(c), m), p1 = prob(s + k + 16, _mm512_set1_ps(c), m);
+        total = _mm512_add_ps(total, _mm512_add_ps(p0, p1));
+        _mm512_store_si512((uint16_t *)s + k, amx_round_pair(p0, p1));
+    }
+    _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_load_ps(sum), _mm512_set1_ps(factor), total));
+    return factor;
+}
+
+static void scale_row(float *row, int64_t n, float factor)
+{
+    for (int64_t i = 0; i < n; i += AMX_SIDE)
+        _mm512_store_ps(row + i, _mm512_mul_ps(_mm512_load_ps(row + i), _mm512_set1_ps(factor)));
+}
+
+/* --- a strip and a block of keys ------------------------------------------------------------------------ */
+
+static int64_t last_query(const strip *t)
+{
+    return t->first + t->rows - 1;
+}
+
+/* S [32][n_keys] of keys k0.. to P; O is made ready for P V. */
+static void strip_probs(strip *t, const cpu_attention *a, int64_t k0, int64_t n_keys, float *s)
+{
+    const float c = fabsf(a->scale) * LOG2_E;
+    const int64_t ld_o = AMX_SIDE * d_tiles(a);
+
+    for (int64_t i = 0; i < STRIP; i++, s += ld_s(a)) {
+        const int64_t seen = seen_keys(a, least(t->first + i, last_query(t)), k0, n_keys);
+        float *top = t->top + i, *sum = t->sum + i * AMX_SIDE;
+
+        if (seen < n_keys)
+            hide_keys(s, n_keys, seen);
+        if (k0 == 0 || n_keys != 64 || !row_of_64(s, *top, sum, _mm512_set1_ps(c))) {
+            const float factor = row_with_maximum(s, top, sum, c, n_keys);
+            if (k0 > 0 && factor != 1.0f)
+                scale_row(t->o + i * ld_o, ld_o, factor);
+        }
+    }
 }
 
 /* A strip against a block of keys from k0 on. */
 static void strip_block(strip *t, const cpu_attention *a, const char *k, const char *v, int64_t k0,
-                        work *w)
+                        float *s)
 {
     const int64_t n_keys = round_up(seen_keys(a, last_query(t), k0, block_keys(a)), KEY_GROUP);
-    const amx_tiles probs = {w->p, 2 * LD_P, 2 * LD_P * AMX_SIDE, AMX_ROW_BYTES};
-    const amx_tiles values = tiles_down(v, k0, a);
+    const int64_t row = 4 * ld_s(a);
+    const amx_tiles probs = {s, row, row * AMX_SIDE, AMX_ROW_BYTES};
+    const amx_tiles keys = tiles_across(k, k0, a), values = tiles_down(v, k0, a);
 
     if (n_keys == 0)
         return;
-    if (k0 == 0)
-        raise_tops(t, a, k, 0, KEY_GROUP, w->s);
-    if (!block_probs(t, a, k, k0, n_keys, w)) {
-        raise_tops(t, a, k, k0, n_keys, w->s);
-        block_probs(t, a, k, k0, n_keys, w);
-    }
-    for (int64_t i = 0; i < STRIP * AMX_SIDE; i += AMX_SIDE)
-        _mm512_store_ps(t->sum + i, _mm512_add_ps(_mm512_load_ps(t->sum + i), _mm512_load_ps(w->sum + i)));
+    amx_product(s, ld_s(a), tiles_of_strip(t->q, a), &keys, 2, n_keys / AMX_SIDE, d_steps(a), false);
+    strip_probs(t, a, k0, n_keys, s);
     amx_product(t->o, AMX_SIDE * d_tiles(a), probs, &values, 2, d_tiles(a), n_keys / KEY_GROUP, k0 > 0);
 }
 
@@ -222,14 +213,14 @@ static void forward_task(const cpu_attention *a, const cpu_attention_forward_bf1
                          int64_t head, int64_t first, int64_t n, const char *k, char *mine)
 {
     const char *v = k + across_bytes(a, a->tk);
-    work *w = (work *)mine;
+    float *s = (float *)mine;
     strip t[GROUP_MAX];
 
     for (int64_t i = 0; i < n; i++)
-        begin_strip(&t[i], mine + sizeof(work) + i * strip_bytes(a), a, io, head, first + i * STRIP);
+        begin_strip(&t[i], mine + block_bytes(a) + i * strip_bytes(a), a, io, head, first + i * STRIP);
     for (int64_t k0 = 0; k0 < a->tk; k0 += block_keys(a))
         for (int64_t i = 0; i < n; i++)
-            strip_block(&t[i], a, k, v, k0, w);
+            strip_block(&t[i], a, k, v, k0, s);
     for (int64_t i = 0; i < n; i++)
         finish_strip(&t[i], a, io, head);
 }

@@ -41,7 +41,9 @@ enum {
     PAST_CACHES = 4000000, /* floats of a result */
     MAX_PRODUCTS = 36,
     MAX_OUTPUTS = 16,
-    MIN_CHANNELS = 16
+    MIN_CHANNELS = 16,
+    SMALL_MAP = 64 * 64,    /* outputs; with fewer there is nothing to gain from few channels, */
+    MIN_CHANNELS_SMALL = 48 /* and direct sums are closer */
 };
 
 static int64_t least(int64_t a, int64_t b)
@@ -372,8 +374,9 @@ int winograd_choose(const winograd_shape *s)
     const double cost4 = 36.0 * (double)winograd_tiles_of(s, 4).count + (winograd_fused_takes(s, 4) ? 260.0 : 290.0);
     const double cost2 = 16.0 * (double)winograd_tiles_of(s, 2).count + 250.0;
     const double patches = 9.9 * (double)(s->n * s->oh * s->ow) + 150.0;
+    const int64_t channels = s->n * s->oh * s->ow < SMALL_MAP ? MIN_CHANNELS_SMALL : MIN_CHANNELS;
 
-    if (s->c_in < MIN_CHANNELS || (patches <= cost4 && patches <= cost2))
+    if (s->c_in < channels || (patches <= cost4 && patches <= cost2))
         return 0;
     return cost4 <= cost2 ? 4 : 2;
 }
